@@ -1,0 +1,211 @@
+"""What joins an algorithm to a compiled model: the hook, the slots, the mask update."""
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.gradient_hook import GradientHook
+from rigl_keras.grow_data import GrowData
+from rigl_keras.layers import sparse_kernels
+from rigl_keras.mask_updaters import KernelState, surviving
+from rigl_keras.optimizer_state import find_slots
+from rigl_keras.seeding import stateless_seed
+
+
+class Attachment:
+    """Keeps a model's gradients and optimizer sparse, and updates its masks.
+
+    Creating it zeroes masked weights and the optimizer's slots of inactive ones.
+    `attach` it before the training step is traced.
+
+    Args:
+      model: a compiled model with sparse kernels.
+      updater: a `MaskUpdater`, or None for masks that stay as they are.
+      grow_data: None, or the batch that `GrowData` takes the growing gradient from.
+      follow_learning_rate: whether `highest_learning_rate` is wanted.
+      seed: int, for the updater's random draws.
+
+    Raises:
+      ValueError: when the model has no sparse kernel, is not compiled, or its optimizer
+        cannot be used.
+      TypeError: when model or optimizer are not of the Keras in use.
+    """
+
+    def __init__(
+        self,
+        model,
+        updater=None,
+        grow_data=None,
+        follow_learning_rate=False,
+        seed=0,
+    ):
+        kernels = sparse_kernels(model)
+        _check_model(model, kernels)
+        self.model = model
+        self.optimizer = model.optimizer
+        self._updater = updater
+        self._seed = seed
+        self._strategy = model.distribute_strategy
+        variables = list(model.trainable_variables)
+        trainable = {id(variable) for variable in variables}
+        # Frozen kernels are masked but never updated; indices count all kernels, so
+        # that freezing one does not change what is drawn for another.
+        self._indexed = [
+            (index, each)
+            for index, each in enumerate(kernels)
+            if id(each.kernel) in trainable
+        ]
+        self._kernels = kernels
+        updated = [each for _, each in self._indexed]
+        with self._strategy.scope():
+            self._slots = find_slots(self.optimizer, variables, updated)
+            self._grow_data = None
+            if grow_data is not None:
+                self._grow_data = GrowData(model, grow_data, updated)
+            needs_gradient = updater is not None and updater.needs_gradient
+            self._keeps_gradient = needs_gradient and grow_data is None
+            self.hook = GradientHook(
+                self.optimizer, updated, self._keeps_gradient, follow_learning_rate
+            )
+            self._clear_inactive()
+            self._compiled_update = tf.function(self._update)
+
+    def fits(self, model):
+        """True when it was made for this model as it is: compiled and trainable so."""
+        kernels = sparse_kernels(model)
+        trainable = {id(variable) for variable in model.trainable_variables}
+        return (
+            self.model is model
+            and self.optimizer is model.optimizer
+            and [id(k.kernel) for k in kernels] == [id(k.kernel) for k in self._kernels]
+            and [id(k.kernel) for k in kernels if id(k.kernel) in trainable]
+            == [id(each.kernel) for _, each in self._indexed]
+        )
+
+    def attach(self):
+        """Hooks into the optimizer and clears what masks exclude."""
+        with self._strategy.scope():
+            self._clear_inactive()
+        self.hook.attach()
+
+    def detach(self):
+        """Leaves the optimizer as it was."""
+        self.expect_update(None)
+        self.hook.detach()
+
+    def step(self):
+        """The optimizer's iteration count, as an int."""
+        return int(compat.innermost_optimizer(self.optimizer).iterations.numpy())
+
+    def sparsity(self):
+        """Share of zeros among the weights of all masked kernels, in [0, 1)."""
+        active = sum(int(np.count_nonzero(k.mask.numpy())) for k in self._kernels)
+        return 1 - active / sum(int(np.prod(k.kernel.shape)) for k in self._kernels)
+
+    def expect_update(self, step):
+        """Has the gradient of the step that ends at `step` kept; None keeps none."""
+        with self._strategy.scope():
+            self.hook.keep_at(step)
+
+    def update(self, step, drop_fraction):
+        """Updates all masks once, between two training steps.
+
+        Args:
+          step: int, the optimizer's iteration count now.
+          drop_fraction: float in [0, 1].
+
+        Returns:
+          None when it was done, or a text that says why nothing was changed.
+        """
+        if self._keeps_gradient and not self.hook.has_kept(step):
+            return (
+                "there is no gradient of the last step: it was skipped, as loss "
+                "scaling does, or did not go through the model's optimizer"
+            )
+        with self._strategy.scope():
+            finite = self._compiled_update(
+                tf.constant(step, tf.int64), tf.constant(drop_fraction, tf.float32)
+            )
+        if not bool(finite):
+            return "weights or gradients are not finite"
+        return None
+
+    def kernels_without_gradient(self):
+        """Paths of kernels that the loss does not depend on; they are not updated."""
+        missing = self.hook.missing_gradients
+        return [k.path for _, k in self._indexed if id(k.kernel) in missing]
+
+    def _update(self, step, drop_fraction):
+        jobs = [
+            (index, each, slots)
+            for (index, each), slots in zip(self._indexed, self._slots, strict=True)
+            if id(each.kernel) not in self.hook.missing_gradients
+        ]
+        gradients = self._growing_gradients([each for _, each, _ in jobs])
+        states = [
+            KernelState(
+                tf.convert_to_tensor(compat.raw(each.kernel)),
+                tf.convert_to_tensor(compat.raw(each.mask)),
+                gradient,
+                stateless_seed(self._updater.name, self._seed, index, step),
+            )
+            for (index, each, _), gradient in zip(jobs, gradients, strict=True)
+        ]
+        finite = tf.reduce_all([_is_finite(state) for state in states])
+        for (_, each, slots), state in zip(jobs, states, strict=True):
+            mask = self._updater.new_mask(state, drop_fraction)
+            mask = tf.where(finite, mask, state.mask)
+            _set_mask(each, slots, state.mask, mask)
+        return finite
+
+    def _growing_gradients(self, kernels):
+        if self._grow_data is not None:
+            return self._grow_data.gradients()
+        if self._keeps_gradient:
+            return [self.hook.kept_gradient(each.kernel) for each in kernels]
+        return [None] * len(kernels)
+
+    def _clear_inactive(self):
+        for (_, each), slots in zip(self._indexed, self._slots, strict=True):
+            mask = tf.convert_to_tensor(compat.raw(each.mask))
+            _set_mask(each, slots, mask, mask)
+
+
+def _check_model(model, kernels):
+    if not kernels:
+        raise ValueError(
+            f"Model {model.name!r} has no sparse kernel, so there is nothing to train "
+            "sparsely. Make it sparse first: model = rigl_keras.sparsify(model), then "
+            "compile it."
+        )
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
+        )
+    optimizer = compat.innermost_optimizer(model.optimizer)
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "gradient_accumulation_steps is not supported yet by rigl_keras: a mask "
+            "update would see the last micro-batch only. Use a larger batch."
+        )
+
+
+def _is_finite(state):
+    finite = tf.reduce_all(tf.math.is_finite(state.weights))
+    if state.gradient is None:
+        return finite
+    return finite & tf.reduce_all(tf.math.is_finite(state.gradient))
+
+
+def _set_mask(kernel, slots, old_mask, new_mask):
+    """Sets a mask; weights and slots of connections that did not stay start anew."""
+    weights = compat.raw(kernel.kernel)
+    weights.assign(surviving(tf.convert_to_tensor(weights), old_mask, new_mask))
+    for slot in slots:
+        variable = compat.raw(slot.variable)
+        variable.assign(
+            surviving(
+                tf.convert_to_tensor(variable), old_mask, new_mask, slot.initial_value
+            )
+        )
+    compat.raw(kernel.mask).assign(new_mask)

@@ -1,0 +1,400 @@
+"""Keras callbacks that train sparsely, one per algorithm."""
+
+import warnings
+import weakref
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat, mask_updaters, schedules
+from rigl_keras.attachment import Attachment
+
+_SCHEDULES = ("cosine", "constant", "lr")
+_UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
+
+# Which callback trains a model's masks right now.
+_in_charge: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+class Static(keras.callbacks.Callback):
+    """Trains a sparse model whose masks stay as they are.
+
+    Gradients of masked weights are masked before the optimizer sees them, so momentum,
+    Adam's moments and clipping by norm are those of a sparse model. Adds "sparsity",
+    the share of zeros among the masked kernels' weights, to the training logs.
+
+    Raises:
+      ValueError: at the start of training, when the model has no sparse kernel, or its
+        optimizer keeps state that cannot follow a mask.
+
+    Source: Evci et al. 2022, "Scratch".
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.state = tf.Module(name="sparse_training")
+        self._attachment: Any = None
+        self._train_function = None
+        self._logs = {}
+
+    def prepare(self, model):
+        """Creates the optimizer's slots and all of `state`, ahead of `fit`.
+
+        Only needed where a checkpoint is restored before `fit` and must find them.
+
+        Args:
+          model: a compiled model with sparse kernels.
+
+        Raises:
+          ValueError: when the model cannot be trained sparsely.
+        """
+        if self._attachment is None or not self._attachment.fits(model):
+            self._attachment = self._make_attachment(model)
+            self._train_function = None
+
+    def on_train_begin(self, logs=None):
+        """Attaches to the model and its optimizer."""
+        self._refuse_or_end_other()
+        self.prepare(self.model)
+        self._attachment.attach()
+        _in_charge[self.model] = self
+        self._logs = {"sparsity": self._attachment.sparsity()}
+        self._wrap_train_function()
+
+    def on_train_end(self, logs=None):
+        """Leaves the model as it was, but for weights, masks and optimizer state."""
+        if _in_charge.pop(self.model, None) is not None:
+            self.model.train_function = self._train_function
+            self._attachment.detach()
+
+    def _make_attachment(self, model):
+        return Attachment(model)
+
+    def _refuse_or_end_other(self):
+        other = _in_charge.get(self.model)
+        if other is None:
+            return
+        if other is not self and other.params is self.params:
+            raise ValueError(
+                f"Two callbacks, {type(other).__name__} and {type(self).__name__}, "
+                "would train the same sparse kernels. Use one of them."
+            )
+        other.on_train_end()  # A training that broke off left it behind.
+
+    def _wrap_train_function(self):
+        """Has `_after_steps` called right after every execution of steps.
+
+        So an update happens before any callback sees the step's end, wherever this one
+        stands in the list: a checkpoint at an update's step holds the updated masks.
+        """
+        model = self.model
+        # One that was traced without the hook would not mask gradients.
+        if self._train_function is None or (
+            model.train_function is not self._train_function
+        ):
+            model.make_train_function(force=True)
+            self._train_function = model.train_function
+        run_steps = self._train_function
+
+        def train_function(iterator):
+            logs = run_steps(iterator)
+            self._after_steps()
+            return {**logs, **self._logs} if isinstance(logs, dict) else logs
+
+        model.train_function = train_function
+
+    def _after_steps(self):
+        pass
+
+
+class _Dynamic(Static):
+    """Updates the masks every `update_freq` steps, by the rule of `_updater`."""
+
+    _updater: type[mask_updaters.MaskUpdater]
+
+    def __init__(
+        self,
+        update_freq=100,
+        drop_fraction=0.3,
+        schedule="cosine",
+        last_update_step=None,
+        seed=0,
+    ):
+        super().__init__()
+        self.update_freq = _checked_int("update_freq", update_freq, minimum=1)
+        self.drop_fraction = schedules.check_fraction(drop_fraction)
+        self.schedule = _checked_schedule(schedule, last_update_step)
+        if last_update_step is not None:
+            _checked_int("last_update_step", last_update_step, schedules.FOREVER)
+        self.last_update_step = last_update_step
+        self.grow_data = None
+        self.seed = _checked_int("seed", seed, minimum=0)
+        self._next_update = None
+        self._executions_to_next = 0
+        self._steps_per_execution = 1
+
+    def on_train_begin(self, logs=None):
+        """Attaches to the model and its optimizer; refuses a length it cannot use."""
+        self._steps_per_execution = compat.steps_per_execution(self.model)
+        self._check_length_is_known()
+        super().on_train_begin(logs)
+        self._logs["drop_fraction"] = float(self.state.drop_fraction.numpy())
+
+    def prepare(self, model):
+        """Creates the optimizer's slots and all of `state`, ahead of `fit`.
+
+        Only needed where a checkpoint is restored before `fit` and must find them.
+
+        Args:
+          model: a compiled model with sparse kernels.
+
+        Raises:
+          ValueError: when the model cannot be trained sparsely.
+        """
+        super().prepare(model)
+        state = self.state
+        with model.distribute_strategy.scope():
+            if not hasattr(state, "last_update_step"):
+                last = self.last_update_step
+                last = _UNRESOLVED if last is None else last
+                state.last_update_step = tf.Variable(last, dtype=tf.int64)
+                state.first_step = tf.Variable(0, dtype=tf.int64)
+                state.drop_fraction = tf.Variable(0.0)
+            highest = self._attachment.hook.highest_learning_rate
+            before = getattr(state, "highest_learning_rate", None)
+            if highest is not None and highest is not before:
+                if before is not None:
+                    highest.assign(before.read_value())
+                state.highest_learning_rate = highest
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Plans from the optimizer's step count, which other callbacks may restore."""
+        step = self._attachment.step()
+        steps = self.params["steps"]
+        if self._last_update_step() == _UNRESOLVED:
+            done = min(step, epoch * steps)  # by this training, which was resumed
+            total = done + (self.params["epochs"] - epoch) * steps
+            first = step - done
+            self.state.first_step.assign(first)
+            self.state.last_update_step.assign(
+                first + schedules.default_last_update_step(total)
+            )
+        self._check_alignment(step, steps)
+        self._plan(step)
+
+    def _make_attachment(self, model):
+        return Attachment(
+            model,
+            self._updater(),
+            grow_data=self.grow_data,
+            follow_learning_rate=self.schedule == "lr",
+            seed=self.seed,
+        )
+
+    def _check_length_is_known(self):
+        unknown = self.params.get("steps") is None
+        resolved = self._last_update_step() != _UNRESOLVED
+        if unknown and self.last_update_step is None and not resolved:
+            raise ValueError(
+                "last_update_step=None means 75 % of the training's steps, but this "
+                "training's length is unknown. Pass steps_per_epoch to fit, or a "
+                "last_update_step (-1: updates never stop)."
+            )
+        if unknown and self._steps_per_execution > 1:
+            raise ValueError(
+                "With steps_per_execution > 1 a mask update can only come at an "
+                "execution's end, and this training's epoch length is unknown. Pass "
+                "steps_per_epoch to fit."
+            )
+
+    def _last_update_step(self):
+        if not hasattr(self.state, "last_update_step"):
+            return _UNRESOLVED
+        return int(self.state.last_update_step.numpy())
+
+    def _check_alignment(self, step, steps):
+        """Refuses a training in which an update would fall inside an execution."""
+        size = self._steps_per_execution
+        if size == 1:
+            return
+        last = self._last_update_step()
+        due = schedules.next_update(step, self.update_freq, last)
+        end = step + self.params["epochs"] * steps
+        while due is not None and due <= end:
+            if (due - step) % steps % size:
+                raise ValueError(
+                    f"A mask update is due at step {due}, which is inside an execution "
+                    f"of {size} steps (steps_per_execution), epochs of {steps} steps. "
+                    f"Choose update_freq={self.update_freq} and the epoch's length as "
+                    f"multiples of {size}, or another steps_per_execution."
+                )
+            due = schedules.next_update(due, self.update_freq, last)
+
+    def _plan(self, step):
+        """Finds the next update and how many executions it is away at least.
+
+        Reading the optimizer's step count waits for the step to end, so it is read when
+        an update may be due and not at every step.
+        """
+        last = self._last_update_step()
+        due = schedules.next_update(step, self.update_freq, last)
+        self._next_update = due
+        if due is not None:
+            self._executions_to_next = -(-(due - step) // self._steps_per_execution)
+        self._attachment.expect_update(due)
+
+    def _after_steps(self):
+        if self._next_update is None:
+            return
+        self._executions_to_next -= 1
+        if self._executions_to_next > 0:
+            return
+        step = self._attachment.step()
+        # Loss scaling may have skipped steps.
+        if step >= self._next_update:
+            self._update_masks(step)
+        self._plan(step)
+
+    def _update_masks(self, step):
+        fraction = self._drop_fraction_at(step)
+        problem = self._attachment.update(step, fraction)
+        if problem is not None:
+            warnings.warn(
+                f"{type(self).__name__}: no mask update at step {step}: {problem}.",
+                stacklevel=2,
+            )
+            return
+        self.state.drop_fraction.assign(fraction)
+        self._logs = {
+            "sparsity": self._attachment.sparsity(),
+            "drop_fraction": fraction,
+        }
+
+    def _drop_fraction_at(self, step):
+        if callable(self.schedule):
+            return schedules.check_fraction(
+                self.schedule(step), f"the schedule's drop fraction at step {step}"
+            )
+        if self.schedule == "constant":
+            return self.drop_fraction
+        if self.schedule == "cosine":
+            return schedules.cosine(
+                self.drop_fraction,
+                step,
+                self._last_update_step(),
+                int(self.state.first_step.numpy()),
+            )
+        rate = float(compat.learning_rate(self.model.optimizer, step).numpy())
+        highest = float(self.state.highest_learning_rate.numpy())
+        return schedules.relative(self.drop_fraction, rate, highest)
+
+
+class SET(_Dynamic):
+    """Sparse evolutionary training: drops small weights, grows at random.
+
+    Between two training steps, every `update_freq` optimizer steps, each kernel loses
+    its floor(active * fraction) smallest weights and gains as many new ones, which
+    start at 0. Adds "sparsity" and "drop_fraction" (of the last update) to the training
+    logs.
+
+    Args:
+      update_freq: int >= 1, steps between two updates.
+      drop_fraction: float in [0, 1], the share of active weights replaced, at most.
+      schedule: how the fraction changes: "cosine" falls to 0 at `last_update_step`;
+        "constant" stays; "lr" follows the learning rate, relative to the highest so
+        far; or a function from the step to a fraction, instead of `drop_fraction`.
+      last_update_step: int, the last step at which masks may be updated; -1 never to
+        stop, 0 never to update. None: 75 % of the training's steps, resolved at the
+        first `fit` and kept in `state`.
+      seed: int >= 0, for the random draws.
+
+    Attributes:
+      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
+        optimizer, from which a broken-off training goes on.
+
+    Raises:
+      ValueError: for an argument out of range; and at the start of training, when the
+        model has no sparse kernel, its optimizer keeps state that cannot follow a mask,
+        or the training's length is unknown and needed.
+
+    Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
+    """
+
+    _updater = mask_updaters.SET
+
+
+class RigL(_Dynamic):
+    """RigL: drops small weights, grows where the loss gradient is largest.
+
+    As `SET`, but new connections are those whose dense gradient has the largest
+    magnitude.
+
+    Args:
+      update_freq: see `SET`.
+      drop_fraction: see `SET`.
+      schedule: see `SET`.
+      last_update_step: see `SET`.
+      grow_data: None grows by the gradient of the training batch of the step before the
+        update, at no extra pass. Or a batch `(x, y)` or `(x, y, sample_weight)`, on
+        which the gradient is evaluated after that step, in training mode, without
+        changing batch-norm averages.
+      seed: see `SET`; RigL itself draws nothing.
+
+    Attributes:
+      state: see `SET`.
+
+    Raises:
+      ValueError: see `SET`.
+
+    Source: Evci et al. 2020, section 3 and Algorithm 1.
+    """
+
+    _updater: type[mask_updaters.MaskUpdater] = mask_updaters.RigL
+
+    def __init__(
+        self,
+        update_freq=100,
+        drop_fraction=0.3,
+        schedule="cosine",
+        last_update_step=None,
+        grow_data=None,
+        seed=0,
+    ):
+        super().__init__(update_freq, drop_fraction, schedule, last_update_step, seed)
+        self.grow_data = grow_data
+
+
+class RigLInverted(RigL):
+    """RigL that grows where the gradient is *smallest*: a control, not a method.
+
+    Arguments, attributes and errors are those of `RigL`.
+
+    Source: Evci et al. 2022, section 4 and Figure 3.
+    """
+
+    _updater = mask_updaters.RigLInverted
+
+
+def _checked_int(name, value, minimum):
+    try:
+        whole = int(value) == value and not isinstance(value, bool)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole or value < minimum:
+        raise ValueError(f"Expected {name} to be an int >= {minimum}, got {value!r}.")
+    return int(value)
+
+
+def _checked_schedule(schedule, last_update_step):
+    if not callable(schedule) and schedule not in _SCHEDULES:
+        raise ValueError(
+            f"Expected `schedule` to be one of {_SCHEDULES} or a function from the "
+            f"step to a fraction, but got {schedule!r}."
+        )
+    if schedule == "cosine" and last_update_step == schedules.FOREVER:
+        raise ValueError(
+            "The cosine schedule falls to 0 at last_update_step, and -1 means that "
+            "there is none. Give the step, or use schedule='constant' or 'lr'."
+        )
+    return schedule

@@ -1,0 +1,108 @@
+"""Checkpoints of a run: written whole or not at all, restored only where they match."""
+
+import os
+import re
+import shutil
+
+import tensorflow as tf
+
+from rigl_keras import compat, kernels
+from rigl_keras.layers import sparse_kernels
+
+_WRITING = "ckpt.writing"
+
+
+class Checkpoints:
+    """The checkpoints `ckpt-<step>` in a folder.
+
+    A checkpoint holds the model's variables by path, masks as "<kernel's path>/mask",
+    the optimizer's by position, and what else a run needs to go on. It is in TensorFlow's
+    format, for `tf.train.load_checkpoint`.
+
+    Args:
+      folder: path of the folder.
+      model: the model, built.
+      optimizer: its optimizer, built.
+      state: None, or a trackable object with the state of the training, such as the
+        `state` of a callback.
+    """
+
+    def __init__(self, folder, model, optimizer, state=None):
+        self._folder = folder
+        parts = {
+            "model": named_variables(model),
+            "optimizer": _numbered(optimizer.variables),
+            "random": _numbered(compat.random_states(model)),
+        }
+        if state is not None:
+            parts["training"] = state
+        self._checkpoint = tf.train.Checkpoint(**parts)
+
+    def save(self, step):
+        """Writes the checkpoint of a step; an interruption leaves none or all of it."""
+        writing = os.path.join(self._folder, _WRITING)
+        shutil.rmtree(writing, ignore_errors=True)
+        name = f"ckpt-{step}"
+        self._checkpoint.write(os.path.join(writing, name))
+        # The index last: without it the rest is no checkpoint.
+        files = sorted(os.listdir(writing), key=lambda file: file.endswith(".index"))
+        for file in files:
+            os.replace(os.path.join(writing, file), os.path.join(self._folder, file))
+        os.rmdir(writing)
+
+    def restore_last(self):
+        """Restores the last checkpoint that can be read whole.
+
+        Returns:
+          Its step, or None when there is no checkpoint.
+
+        Raises:
+          ValueError: when a checkpoint belongs to another model.
+        """
+        for step in sorted(steps(self._folder), reverse=True):
+            path = os.path.join(self._folder, f"ckpt-{step}")
+            try:
+                self._restore(path)
+            except tf.errors.OpError as error:
+                print(f"{path} cannot be read, trying an earlier one: {error.message}")
+            else:
+                return step
+        return None
+
+    def _restore(self, path):
+        try:
+            self._checkpoint.restore(path).assert_consumed()
+        except AssertionError as error:
+            raise ValueError(
+                f"Checkpoint {path} does not match this run's model and optimizer: "
+                f"{error}. Use another --logdir."
+            ) from error
+
+
+def steps(folder):
+    """The steps of the checkpoints in a folder, in any order."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names)
+    return [int(match.group(1)) for match in found if match]
+
+
+def named_variables(model):
+    """A model's variables by path; those of masks are "<kernel's path>/mask".
+
+    Args:
+      model: a built model.
+
+    Returns:
+      A dict from paths to `tf.Variable`.
+    """
+    masks = {id(each.mask): f"{each.path}/mask" for each in sparse_kernels(model)}
+    named = {}
+    for layer, path in kernels.walk(model):
+        for weight in kernels.own_weights(layer):
+            name = kernels.join(path, compat.variable_name(weight))
+            named[masks.get(id(weight), name)] = compat.raw(weight)
+    return named
+
+
+def _numbered(variables):
+    return {str(index): compat.raw(each) for index, each in enumerate(variables)}

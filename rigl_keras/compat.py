@@ -1,0 +1,255 @@
+"""The few places in which Keras 3 and Keras 2 (`tf_keras`) differ.
+
+Everything else in this package is written against `tf.keras`, whichever of the two it
+is. What has no public name in one of them is reached here and nowhere else; checked
+with Keras 3.15 and tf_keras 2.21.
+"""
+
+import tensorflow as tf
+from tensorflow import keras
+
+IS_KERAS_3 = hasattr(keras, "ops")
+
+KERAS_NAME = "Keras 3" if IS_KERAS_3 else "Keras 2 (tf_keras, by TF_USE_LEGACY_KERAS=1)"
+
+if IS_KERAS_3 and keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "rigl_keras needs Keras on TensorFlow, but Keras runs on the "
+        f"{keras.backend.backend()!r} backend. Set KERAS_BACKEND=tensorflow before "
+        "Keras is imported."
+    )
+
+register_serializable = keras.utils.register_keras_serializable(package="rigl_keras")
+
+
+def keras_version():
+    """Version of the Keras in use, such as "3.15.1"."""
+    if IS_KERAS_3:
+        return keras.__version__
+    import tf_keras
+
+    return tf_keras.__version__
+
+
+def check_layer(layer, what="a layer"):
+    """Refuses what is no layer or model of the Keras in use.
+
+    Raises:
+      TypeError: for a layer of the other Keras, or for no layer at all.
+    """
+    if isinstance(layer, keras.layers.Layer):
+        return
+    modules = {cls.__module__.split(".")[0] for cls in type(layer).__mro__}
+    if modules & {"keras", "tf_keras"}:
+        switch = "set" if IS_KERAS_3 else "unset"
+        raise TypeError(
+            f"Expected {what} of {KERAS_NAME}, which tf.keras is here, but "
+            f"{type(layer).__name__} comes from {'/'.join(sorted(modules))}, the other "
+            f"Keras. Build it with `from tensorflow import keras`, or {switch} "
+            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
+        )
+    raise TypeError(f"Expected {what} of Keras, but got {layer!r}.")
+
+
+def raw(variable):
+    """The `tf.Variable` behind a variable of either Keras."""
+    return variable.value if IS_KERAS_3 else variable
+
+
+def variable_name(variable):
+    """A variable's own name without its scopes, such as "kernel"."""
+    return variable.name.split("/")[-1].split(":")[0]
+
+
+def has_value(variable):
+    """False for a variable that Keras 3 creates only when a symbolic call ends."""
+    return not IS_KERAS_3 or variable._value is not None
+
+
+def map_initial_value(variable, function):
+    """Makes a variable that has no value yet start at `function(initial value)`."""
+    initializer = variable._initializer
+    variable._initializer = lambda *args, **kwargs: function(
+        initializer(*args, **kwargs)
+    )
+
+
+def set_constraint(variable, constraint):
+    """Sets the constraint that the optimizer applies to a variable after each step."""
+    if IS_KERAS_3:
+        variable.constraint = constraint
+        return
+    # Keras 2 has no setter. Under mixed precision the variable hides in an
+    # AutoCastVariable, and under a strategy the optimizer asks one replica's component.
+    variable = getattr(variable, "_variable", variable)
+    for component in getattr(variable, "_values", [variable]):
+        component._constraint = constraint
+
+
+def sublayers(layer):
+    """The layers directly below a layer, in the order in which it got them."""
+    return [
+        child
+        for child in layer._flatten_layers(include_self=False, recursive=False)
+        if not isinstance(child, keras.layers.InputLayer)
+    ]
+
+
+def is_graph_model(layer):
+    """True for a Sequential or Functional model, which can be cloned layer by layer."""
+    if isinstance(layer, keras.Sequential):
+        return True
+    return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
+
+
+def trace(layer, input_shape):
+    """Calls a built layer on symbolic inputs, so that its sublayers are built."""
+    if IS_KERAS_3:
+        layer.compute_output_spec(_map_shapes(keras.KerasTensor, input_shape))
+    else:
+        layer.compute_output_signature(
+            _map_shapes(
+                lambda shape: tf.TensorSpec(shape, layer.compute_dtype), input_shape
+            )
+        )
+
+
+def _map_shapes(function, shape):
+    if isinstance(shape, dict):
+        return {name: _map_shapes(function, each) for name, each in shape.items()}
+    shape = tuple(shape)
+    if any(isinstance(size, (tuple, list, dict)) for size in shape):
+        return [_map_shapes(function, each) for each in shape]
+    return function(shape)
+
+
+def random_states(layer):
+    """Variables that hold the state of random layers, such as dropout.
+
+    Keras 3 keeps them out of `weights` and of `tf.train.Checkpoint`; Keras 2 draws
+    from TensorFlow's global state and has none.
+    """
+    weights = {id(weight) for weight in layer.weights}
+    if not IS_KERAS_3:
+        return []
+    return [
+        variable
+        for variable in layer.variables
+        if id(variable) not in weights
+        and variable_name(variable) == "seed_generator_state"
+    ]
+
+
+def innermost_optimizer(optimizer):
+    """The optimizer inside wrappers such as the loss-scale optimizer."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def check_optimizer(optimizer):
+    """Refuses an optimizer whose gradients cannot be reached.
+
+    Raises:
+      TypeError: for a legacy optimizer of Keras 2, or no optimizer at all.
+    """
+    if isinstance(innermost_optimizer(optimizer), keras.optimizers.Optimizer):
+        return
+    raise TypeError(
+        f"Expected an optimizer of {KERAS_NAME}, but got "
+        f"{type(optimizer).__module__}.{type(optimizer).__name__}. Compile the model "
+        "with one of keras.optimizers (not keras.optimizers.legacy)."
+    )
+
+
+def build_optimizer(optimizer, variables):
+    """Creates an optimizer's slot variables now, named as its first step would."""
+    if IS_KERAS_3:
+        if not optimizer.built:
+            with keras.name_scope(optimizer.name, caller=optimizer):
+                optimizer.build(variables)
+    else:
+        with tf.name_scope(optimizer.name):
+            optimizer.build(variables)
+
+
+def learning_rate(optimizer, step):
+    """The learning rate of a step as a float32 tensor, from a schedule or a variable.
+
+    Keras 2's `optimizer.learning_rate` is a schedule's value at the step before.
+    """
+    rate = innermost_optimizer(optimizer)._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(step)
+    elif callable(rate) and not isinstance(rate, tf.Variable | _Variable):
+        rate = rate()
+    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
+
+
+_Variable = keras.Variable if IS_KERAS_3 else tf.Variable
+
+
+def set_gradient_hook(optimizer, hook):
+    """Puts `hook` before the innermost optimizer's step; returns a function to undo it.
+
+    There gradients are unscaled and finite under loss scaling, and steps of custom
+    loops pass too.
+
+    Args:
+      optimizer: an optimizer, perhaps in wrappers.
+      hook: function `(gradients, variables, summed) -> gradients`; `summed` says that
+        the gradients are already summed over the replicas.
+    """
+    optimizer = innermost_optimizer(optimizer)
+    return (
+        _hook_apply(optimizer, hook) if IS_KERAS_3 else _hook_gradients(optimizer, hook)
+    )
+
+
+def _hook_apply(optimizer, hook):
+    apply = optimizer.apply
+
+    def hooked(grads, trainable_variables=None):
+        variables = trainable_variables
+        if variables is None:
+            variables = optimizer._trainable_variables
+        variables = list(variables)
+        # Loss scaling hands over gradients that are not yet summed over replicas.
+        return apply(hook(list(grads), variables, False), trainable_variables)
+
+    optimizer.apply = hooked
+    return lambda: vars(optimizer).pop("apply", None)
+
+
+def _hook_gradients(optimizer, hook):
+    apply_gradients = optimizer.apply_gradients
+
+    def hooked(grads_and_vars, name=None, **kwargs):
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        summed = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
+            "experimental_aggregate_gradients", True
+        )
+        gradients = hook(list(gradients), list(variables), summed)
+        return apply_gradients(
+            list(zip(gradients, variables, strict=True)), name=name, **kwargs
+        )
+
+    optimizer.apply_gradients = hooked
+    return lambda: vars(optimizer).pop("apply_gradients", None)
+
+
+def forward_state(model):
+    """Variables that a forward pass in training mode or the loss may change.
+
+    Batch-norm averages, dropout seeds and metrics; sparse masks are among the
+    non-trainable variables too, but never change in a forward pass.
+    """
+    state = [v for v in model.non_trainable_variables if raw(v).dtype != tf.bool]
+    return state + [v for metric in model.metrics for v in metric.variables]
+
+
+def steps_per_execution(model):
+    """How many steps one call of the model's train function makes."""
+    if IS_KERAS_3:
+        return int(model.steps_per_execution)
+    return int(model._steps_per_execution.numpy())

@@ -1,0 +1,137 @@
+"""Sees the gradients on their way into the optimizer: masks them and keeps some."""
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.layers import masked
+
+_NEVER = -1
+
+
+class GradientHook:
+    """Masks the gradients of sparse kernels, and keeps the dense ones when asked to.
+
+    With it momentum, Adam's moments, clipping and decay see a sparse model. The dense
+    gradient is kept on one step only, the one before a mask update: each replica writes
+    its own, and reading them gives the sum, so nothing is communicated until then.
+
+    Args:
+      optimizer: the model's optimizer, perhaps in wrappers, already built.
+      kernels: list of `SparseKernel`.
+      keep_gradients: whether `keep_at` will be used; costs 4 bytes a weight.
+      follow_learning_rate: whether `highest_learning_rate` is wanted.
+
+    Create it under the model's strategy. `attach` and `detach` put it on the optimizer
+    and take it off; what was traced while it was attached keeps using it.
+    """
+
+    def __init__(self, optimizer, kernels, keep_gradients, follow_learning_rate):
+        self._optimizer = optimizer
+        self._masks = {id(each.kernel): each.mask for each in kernels}
+        self._undo = None
+        self.missing_gradients: set[int] = set()  # ids of kernels
+        self._kept = {}
+        if keep_gradients:
+            self._kept = {id(each.kernel): _own_by_replica(each) for each in kernels}
+            self._keep_at = tf.Variable(_NEVER, trainable=False, dtype=tf.int64)
+            self._kept_at = _scalar_of_first_replica(_NEVER, tf.int64)
+        self.highest_learning_rate: tf.Variable | None = None
+        if follow_learning_rate:
+            self.highest_learning_rate = _scalar_of_first_replica(0.0, tf.float32)
+
+    def attach(self):
+        """Puts the hook on the optimizer.
+
+        Raises:
+          ValueError: when another one is on it.
+        """
+        self._undo = compat.set_gradient_hook(self._optimizer, self._on_gradients)
+
+    def detach(self):
+        """Takes the hook off the optimizer again."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def keep_at(self, step):
+        """Asks for the dense gradients of the step that ends at iteration `step`.
+
+        Args:
+          step: int, or None to keep none.
+        """
+        if self._kept:
+            self._keep_at.assign(_NEVER if step is None else step)
+
+    def has_kept(self, step):
+        """True when the gradients of the step that ended at `step` are there."""
+        return int(self._kept_at.numpy()) == step
+
+    def kept_gradient(self, kernel):
+        """The dense gradient of a kernel, summed over the replicas, as a tensor."""
+        return tf.convert_to_tensor(self._kept[id(kernel)])
+
+    def _on_gradients(self, gradients, variables, summed):
+        step = compat.innermost_optimizer(self._optimizer).iterations
+        step = tf.cast(tf.convert_to_tensor(step), tf.int64)
+        highest = self.highest_learning_rate
+        if highest is not None:
+            rate = compat.learning_rate(self._optimizer, step)
+            highest.assign(tf.maximum(tf.convert_to_tensor(highest), rate))
+        pairs = list(zip(gradients, variables, strict=True))
+        dense = {
+            id(variable): tf.convert_to_tensor(gradient)
+            for gradient, variable in pairs
+            if gradient is not None and id(variable) in self._masks
+        }
+        self._keep(dense, step, summed)
+        return [
+            masked(dense[id(variable)], self._masks[id(variable)])
+            if id(variable) in dense
+            else gradient
+            for gradient, variable in pairs
+        ]
+
+    def _keep(self, dense, step, summed):
+        if not self._kept:
+            return
+        self.missing_gradients = set(self._kept) - set(dense)
+
+        def keep():
+            for key in set(self._kept) & set(dense):
+                self._kept[key].assign(_share_of_replica(dense[key], summed))
+            self._kept_at.assign(step + 1)
+
+        tf.cond(tf.equal(step + 1, self._keep_at), keep, lambda: None)
+
+
+def _own_by_replica(kernel):
+    return tf.Variable(
+        np.zeros(tuple(kernel.kernel.shape), np.float32),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+        name=f"{kernel.path}/dense_gradient".replace("/", "_"),
+    )
+
+
+def _scalar_of_first_replica(value, dtype):
+    return tf.Variable(
+        value,
+        dtype=dtype,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
+def _share_of_replica(gradient, summed):
+    """What a replica writes so that the replicas' sum is the whole gradient."""
+    gradient = tf.cast(gradient, tf.float32)
+    if not summed:
+        return gradient
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return gradient
+    first = tf.equal(context.replica_id_in_sync_group, 0)
+    return tf.where(first, gradient, tf.zeros_like(gradient))

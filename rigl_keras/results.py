@@ -1,0 +1,87 @@
+"""What a run leaves behind: its setting, its measurements, its result."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+
+from rigl_keras import compat
+from rigl_keras.version import __version__
+
+_PACKAGES = ("tensorflow", "numpy", "tensorflow-datasets", "gin-config")
+
+
+def write_text(path, text):
+    """Writes a file whole or not at all."""
+    temporary = f"{path}.writing"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path):
+    """Reads a JSON file; None when there is none."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def append_jsonl(path, record):
+    """Adds one record to a file of JSON lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_jsonl(path):
+    """Reads a file of JSON lines, without a last one that was not written whole."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def drop_records_after(path, step):
+    """Removes the records of later steps from a file of JSON lines."""
+    kept = [record for record in read_jsonl(path) if record["step"] <= step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def environment():
+    """Versions, revision and machine, for a result to carry.
+
+    Returns:
+      A dict of strings and a dict of versions.
+    """
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "versions": {
+            "rigl_keras": __version__,
+            "python": platform.python_version(),
+            "keras": compat.keras_version(),
+            **versions,
+        },
+        "git_revision": _git_revision(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _git_revision():
+    """Revision of the source checkout, "-dirty" when changed; None when installed."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(package)
+    if not os.path.exists(os.path.join(root, ".git")):
+        return None
+    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()

@@ -1,0 +1,232 @@
+"""A run of the command line: set up, train, resume, and record the result."""
+
+import dataclasses
+import os
+import sys
+import time
+
+import gin
+from tensorflow import keras
+
+from rigl_keras import compat, data, experiment, results
+from rigl_keras.checkpoints import Checkpoints, steps
+from rigl_keras.layers import sparse_kernels
+from rigl_keras.loggers import METRICS_FILE, CheckpointSaver, RunLogger
+from rigl_keras.summary import summary
+
+RESULTS_FILE = "results.json"
+CONFIG_FILE = "operative_config.gin"
+_RUN_FILE = "run.json"
+
+
+@gin.configurable("training")
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long a run trains and how often it writes.
+
+    Attributes:
+      total_steps: int >= 1, training steps.
+      batch_size: int >= 1, examples in each step.
+      val_batch_size: int >= 1, examples evaluated at a time.
+      save_freq: int >= 1, steps between two checkpoints.
+      log_freq: int >= 1, steps between two records of metrics.
+      use_metainit: not available yet.
+      oneshot_prune_fraction: not available yet.
+      gradient_regularization: not available yet.
+    """
+
+    total_steps: int = 5000
+    batch_size: int = 128
+    val_batch_size: int = 1000
+    save_freq: int = 5
+    log_freq: int = 250
+    use_metainit: bool = False
+    oneshot_prune_fraction: float = 0.0
+    gradient_regularization: float = 0.0
+
+    def __post_init__(self):
+        """Refuses what is out of range or not available yet."""
+        for name in (
+            "total_steps",
+            "batch_size",
+            "val_batch_size",
+            "save_freq",
+            "log_freq",
+        ):
+            experiment.check_int(f"training.{name}", getattr(self, name), minimum=1)
+        experiment.refuse_unavailable(
+            {
+                "training.use_metainit": (self.use_metainit, False),
+                "training.oneshot_prune_fraction": (self.oneshot_prune_fraction, 0),
+                "training.gradient_regularization": (self.gradient_regularization, 0),
+            }
+        )
+
+
+class Run:
+    """A training run in a folder, described by the gin configuration that is parsed.
+
+    Creating it checks the configuration, loads the data and builds the model; nothing
+    is written. In a folder that holds a part of the same run, `train` goes on from its
+    last checkpoint.
+
+    Args:
+      logdir: path of the run's folder, made when it is not there.
+      seed: int >= 0, for every seed that the configuration leaves open.
+
+    Raises:
+      ValueError: for a configuration that cannot be run, or a folder that holds another
+        run.
+    """
+
+    def __init__(self, logdir, seed):
+        self._logdir = logdir
+        self._config = TrainingConfig()
+        self._seeds = experiment.make_seeds(seed)
+        self._description = {
+            "config": gin.config_str(),
+            "seeds": dataclasses.asdict(self._seeds),
+        }
+        self._check_logdir()
+        self.finished = results.read_json(self._path(RESULTS_FILE))
+        if self.finished is None:
+            self._build()
+
+    def _path(self, name):
+        return os.path.join(self._logdir, name)
+
+    def _check_logdir(self):
+        before = results.read_json(self._path(_RUN_FILE))
+        if before is None:
+            if steps(self._logdir):
+                raise ValueError(
+                    f"{self._logdir} holds checkpoints of something else. Use another "
+                    "--logdir."
+                )
+            return
+        for part, value in self._description.items():
+            if before[part] != value:
+                raise ValueError(
+                    f"{self._logdir} holds a run with other {part}. Use another "
+                    "--logdir, or the same settings to go on with that run."
+                )
+
+    def _build(self):
+        config = self._config
+        self._images = experiment.load_data()
+        keras.utils.set_random_seed(self._seeds.init_seed)
+        self._model = experiment.make_network(
+            self._images.input_shape, self._images.num_classes, self._seeds
+        )
+        self._updater = experiment.make_mask_updater(
+            self._model, self._images, self._seeds
+        )
+        experiment.check_pruning(config.total_steps)
+        self._model.compile(
+            experiment.make_optimizer(config.total_steps),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[
+                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                # The loss without the regulariser.
+                keras.metrics.SparseCategoricalCrossentropy(
+                    from_logits=True, name="cross_entropy"
+                ),
+            ],
+        )
+        images = self._images
+        # Made here, so that sizes that do not fit are refused before anything is done.
+        self._test_data = data.evaluation_batches(
+            images.test_images,
+            images.test_labels,
+            min(config.val_batch_size, len(images.test_labels)),
+        )
+        data.batches(
+            images.train_images, images.train_labels, config.batch_size, 0, 1, seed=0
+        )
+        compat.build_optimizer(
+            self._model.optimizer, list(self._model.trainable_variables)
+        )
+        state = None
+        if self._updater is not None:
+            self._updater.prepare(self._model)
+            state = self._updater.state
+        self._checkpoints = Checkpoints(
+            self._logdir, self._model, self._model.optimizer, state
+        )
+
+    def train(self):
+        """Trains to the end and writes the result.
+
+        Returns:
+          The content of results.json.
+        """
+        if self.finished is not None:
+            print(f"{self._logdir} is finished; its result is in {RESULTS_FILE}.")
+            return self.finished
+        start = self._begin_or_resume()
+        summary(self._model)
+        began = time.perf_counter()
+        record = self._fit(start)
+        seconds = time.perf_counter() - began
+        result = self._result(record, (self._config.total_steps - start) / seconds)
+        results.write_json(self._path(RESULTS_FILE), result)
+        return result
+
+    def _begin_or_resume(self):
+        os.makedirs(self._logdir, exist_ok=True)
+        if not os.path.exists(self._path(_RUN_FILE)):
+            results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
+            results.write_json(self._path(_RUN_FILE), self._description)
+        step = self._checkpoints.restore_last()
+        if step is None:
+            step = 0
+            self._checkpoints.save(0)
+        else:
+            print(f"Going on from step {step} of {self._logdir}.")
+        if os.path.exists(self._path(METRICS_FILE)):
+            results.drop_records_after(self._path(METRICS_FILE), step)
+        return step
+
+    def _fit(self, start):
+        config, images = self._config, self._images
+        total = config.total_steps
+        logger = RunLogger(
+            self._logdir, self._test_data, start, total, config.log_freq
+        )
+        saver = CheckpointSaver(self._checkpoints, start, total, config.save_freq)
+        train_data = data.batches(
+            images.train_images,
+            images.train_labels,
+            config.batch_size,
+            start,
+            total,
+            self._seeds.data_seed,
+        )
+        updater = [] if self._updater is None else [self._updater]
+        if start < total:
+            self._model.fit(
+                train_data,
+                steps_per_epoch=total - start,
+                shuffle=False,  # The data set is in its order already.
+                verbose=1 if sys.stdout.isatty() else 0,
+                # The record before the checkpoint: a resumed run repeats neither.
+                callbacks=[*updater, logger, saver],
+            )
+            return logger.last_record
+        # Broken off between the last checkpoint and the result.
+        return results.read_jsonl(self._path(METRICS_FILE))[-1]
+
+    def _result(self, record, steps_per_second):
+        table = summary(self._model, print_fn=None)
+        masked = {row.path: row.sparsity for row in table.rows if row.masked}
+        return {
+            "test_accuracy": record["test_accuracy"],
+            "test_loss": record["test_cross_entropy"],
+            "sparsity": {"all": table.kernel_sparsity, **masked},
+            "active_weights": table.active,
+            "weights": table.size,
+            "steps": self._config.total_steps,
+            "steps_per_second": steps_per_second,
+            **self._description,
+            **results.environment(),
+        }

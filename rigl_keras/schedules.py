@@ -1,0 +1,87 @@
+"""Drop fractions over the training, and when a mask update is due."""
+
+import math
+
+FOREVER = -1  # as `last_update_step`: no last update
+NEVER = 0  # as `last_update_step`: no update at all
+
+
+def cosine(drop_fraction, step, last_update_step, first_step=0):
+    """Half a cosine from `drop_fraction` at the first step to 0 at the last update.
+
+    Args:
+      drop_fraction: the fraction at the first step, in [0, 1].
+      step: int, at least `first_step`.
+      last_update_step: int > first_step, the step at which the fraction reaches 0.
+      first_step: int, the step at which the training began.
+
+    Returns:
+      drop_fraction / 2 * (1 + cos(pi * t)), where t goes from 0 to 1 between the two.
+
+    Source: Evci et al. 2020 (RigL), section 3, "Update schedule"; Dettmers &
+    Zettlemoyer 2019.
+    """
+    progress = (step - first_step) / (last_update_step - first_step)
+    return drop_fraction / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def relative(drop_fraction, rate, highest_rate):
+    """The drop fraction that follows the learning rate.
+
+    Args:
+      drop_fraction: the fraction at the highest learning rate, in [0, 1].
+      rate: float, the learning rate now.
+      highest_rate: float, the highest learning rate so far.
+
+    Returns:
+      drop_fraction * rate / highest_rate, never above `drop_fraction`.
+
+    Source: the paper's TF2 code, with lr(0) for the highest rate.
+    """
+    highest_rate = max(rate, highest_rate)
+    return drop_fraction * rate / highest_rate if highest_rate > 0 else 0.0
+
+
+def is_due(step, update_freq, last_update_step):
+    """True when the masks are updated after a step.
+
+    Args:
+      step: int, how many steps the optimizer has made.
+      update_freq: int > 0, steps between two updates.
+      last_update_step: int, the last step with an update; `NEVER` or `FOREVER`.
+    """
+    if step <= 0 or last_update_step == NEVER:
+        return False
+    in_time = last_update_step == FOREVER or step <= last_update_step
+    return in_time and step % update_freq == 0
+
+
+def next_update(step, update_freq, last_update_step):
+    """The first step after `step` with an update, or None when there is none."""
+    following = (step // update_freq + 1) * update_freq
+    return following if is_due(following, update_freq, last_update_step) else None
+
+
+def default_last_update_step(total_steps):
+    """The last update of a training of known length: 75 % of its steps.
+
+    Source: Evci et al. 2020 (RigL), section 4: updates end at 25,000 of 32,000 steps.
+    """
+    return int(0.75 * total_steps)
+
+
+def check_fraction(fraction, what="drop_fraction"):
+    """Returns a fraction as a float.
+
+    Raises:
+      ValueError: when it is no number in [0, 1].
+    """
+    try:
+        value = float(fraction)
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(fraction, bool) or not 0 <= value <= 1:
+        raise ValueError(
+            f"Expected {what} to be a number in [0, 1], but got {fraction!r}."
+        )
+    return value

@@ -1,0 +1,210 @@
+"""Exact masks of the k largest scores, by radix selection instead of sorting.
+
+Floating-point numbers order like their bit patterns, so the k-th largest score is found
+bit by bit from the top: each round counts the scores at or above a candidate threshold.
+A round is one fused pass over memory with static shapes, which suits accelerators; a
+sort is several times slower, and `tf.math.top_k` needs k before compilation.
+
+On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
+run on the host.
+"""
+
+import operator
+
+import tensorflow as tf
+
+from rigl_keras.seeding import ALGORITHM
+
+# Scores to select from, and how many bits each needs. Unsigned integers are left out:
+# no score is one.
+_BITS = {
+    tf.bfloat16: 16,
+    tf.float16: 16,
+    tf.float32: 32,
+    tf.float64: 64,
+    tf.int8: 8,
+    tf.int16: 16,
+    tf.int32: 32,
+    tf.int64: 64,
+}
+_INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
+# Bit pattern of +inf; every pattern above it is a NaN.
+_INFINITY = {
+    tf.bfloat16: 0x7F80,
+    tf.float16: 0x7C00,
+    tf.float32: 0x7F800000,
+    tf.float64: 0x7FF0000000000000,
+}
+# TensorFlow sums int64 on a GPU where the tensor lies, but copies int32 to the host.
+_COUNT = tf.int64
+
+
+def top_k_mask(scores, k, where=None):
+    """Marks exactly k entries with the largest scores.
+
+    The result is exact and the same, bit for bit, eagerly, in a `tf.function` and under
+    XLA, on any device. Of equal scores the one with the lowest flat (row-major) index
+    comes first; -0.0 equals +0.0; NaN ranks below every number, -inf included.
+    Subnormal numbers keep their order even where arithmetic flushes them to zero.
+
+    Args:
+      scores: tensor of any static shape, with n < 2**31 entries, of a floating or
+        signed integer type.
+      k: number of entries to mark: a Python int in [0, n], or a scalar integer tensor,
+        which is clipped to [0, n].
+      where: optional bool tensor of the shape of `scores`. Entries where it is False
+        rank, in index order whatever their scores, below all entries where it is True,
+        NaN included: they are marked only when k exceeds the number of the latter.
+
+    Returns:
+      A bool tensor of the shape of `scores`.
+
+    Raises:
+      TypeError: if `scores`, `k` or `where` has the wrong type.
+      ValueError: if a shape is unknown or does not fit, or a Python int k lies outside
+        [0, n].
+    """
+    scores = tf.convert_to_tensor(scores)
+    if scores.dtype not in _BITS:
+        raise TypeError(
+            "Scores must be floating-point numbers or signed integers, got "
+            f"{scores.dtype.name}; cast them first."
+        )
+    size = scores.shape.num_elements()
+    if size is None:
+        raise ValueError(
+            f"Scores need a static shape, got {scores.shape}; set it with "
+            "`tf.ensure_shape`."
+        )
+    k = _checked_count(k, size)
+    bits = _BITS[scores.dtype]
+    keys = tf.reshape(_ordered_keys(scores, bits), [-1])
+    if where is not None:
+        where = tf.reshape(_checked_where(where, scores.shape), [-1])
+        # The lowest integer is a score like any other: the ties tell the two apart.
+        keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
+
+    threshold = _kth_largest(keys, k, bits)
+    above = keys > threshold
+    ties = keys == threshold
+    missing = k - _count(above)
+    if where is None:
+        chosen = _first(ties, missing)
+    else:
+        inside = ties & where
+        outside = ties & ~where
+        chosen = _first(inside, missing) | _first(outside, missing - _count(inside))
+    return tf.reshape(above | chosen, scores.shape)
+
+
+def random_mask(shape, k, seed):
+    """Marks exactly k entries, chosen uniformly at random.
+
+    Args:
+      shape: static shape of the mask, with n < 2**31 entries.
+      k: number of entries to mark: a Python int in [0, n], or a scalar integer tensor,
+        which is clipped to [0, n].
+      seed: integer tensor of shape [2], as made by `seeding.stateless_seed`. The mask
+        depends on it alone.
+
+    Returns:
+      A bool tensor of the given shape.
+
+    Raises:
+      TypeError: if `k` is not an integer.
+      ValueError: if a Python int k lies outside [0, n].
+    """
+    scores = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    return top_k_mask(scores, k)
+
+
+def _checked_count(k, size):
+    """Returns k as a scalar tensor in [0, size]."""
+    if tf.is_tensor(k):
+        if not k.dtype.is_integer:
+            raise TypeError(f"k must be an integer, got a tensor of {k.dtype.name}.")
+        if k.shape.rank not in (0, None):
+            raise ValueError(f"k must be a scalar, got a tensor of shape {k.shape}.")
+        return tf.clip_by_value(tf.cast(k, _COUNT), 0, size)
+    if isinstance(k, bool):
+        raise TypeError(f"k must be an integer, got {k!r}.")
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise TypeError(f"k must be an integer, got {k!r}; round it first.") from None
+    if not 0 <= k <= size:
+        raise ValueError(f"k must lie in [0, {size}], the number of scores, got {k}.")
+    return tf.constant(k, _COUNT)
+
+
+def _checked_where(where, shape):
+    where = tf.convert_to_tensor(where)
+    if where.dtype != tf.bool:
+        raise TypeError(
+            f"`where` must be a bool tensor, got {where.dtype.name}; compare or cast "
+            "it first."
+        )
+    if where.shape != shape:
+        raise ValueError(
+            f"`where` must have the shape of the scores, {shape}, got {where.shape}."
+        )
+    return where
+
+
+def _lowest(bits):
+    return -(2 ** (bits - 1))
+
+
+def _ordered_keys(scores, bits):
+    """Signed integers of `bits` bits that order like the scores, NaN lowest.
+
+    Only integer operations touch the bit patterns, because floating-point ones may take
+    subnormal numbers for zero. A pattern is a sign and a magnitude; as a two's
+    complement integer it orders like the number, and -0.0 and +0.0 coincide.
+    """
+    dtype = tf.int64 if bits == 64 else tf.int32
+    if scores.dtype.is_integer:
+        return tf.cast(scores, dtype)
+    pattern = tf.cast(tf.bitcast(scores, _INTEGER[bits]), dtype)
+    magnitude = tf.bitwise.bitwise_and(pattern, tf.constant(-_lowest(bits) - 1, dtype))
+    keys = tf.where(pattern < 0, -magnitude, magnitude)
+    is_nan = magnitude > tf.constant(_INFINITY[scores.dtype], dtype)
+    # -inf is the lowest other key and lies well above this one.
+    return tf.where(is_nan, tf.constant(_lowest(bits), dtype), keys)
+
+
+def _kth_largest(keys, k, bits):
+    """Returns the largest threshold with at least k keys at or above it.
+
+    For k = 0 that is the largest integer of `bits` bits.
+    """
+
+    def raised(threshold, candidate):
+        return tf.where(_count(keys >= candidate) >= k, candidate, threshold)
+
+    def next_bit(threshold, step):
+        return raised(threshold, threshold + step), step // 2
+
+    # The sign first and apart: its step would overflow the integer type.
+    lowest = tf.constant(_lowest(bits), keys.dtype)
+    threshold = raised(lowest, tf.zeros_like(lowest))
+    threshold, _ = tf.while_loop(
+        lambda *_: True,
+        next_bit,
+        (threshold, tf.constant(2 ** (bits - 2), keys.dtype)),
+        maximum_iterations=bits - 1,
+    )
+    return threshold
+
+
+def _count(condition):
+    # Integers, because a float32 sum stops counting at 2**24.
+    return tf.reduce_sum(tf.cast(condition, _COUNT))
+
+
+def _first(condition, k):
+    """The k entries of lowest index among those where `condition` holds."""
+    earlier = tf.cumsum(tf.cast(condition, _COUNT), exclusive=True)
+    return condition & (earlier < k)
