@@ -180,7 +180,7 @@ class _Dynamic(Static):
             self.state.last_update_step.assign(
                 first + schedules.default_last_update_step(total)
             )
-        self._check_alignment(step, steps)
+        self._check_alignment(step, epoch)
         self._plan(step)
 
     def _make_attachment(self, model):
@@ -213,14 +213,15 @@ class _Dynamic(Static):
             return _UNRESOLVED
         return int(self.state.last_update_step.numpy())
 
-    def _check_alignment(self, step, steps):
+    def _check_alignment(self, step, epoch):
         """Refuses a training in which an update would fall inside an execution."""
         size = self._steps_per_execution
         if size == 1:
             return
         last = self._last_update_step()
         due = schedules.next_update(step, self.update_freq, last)
-        end = step + self.params["epochs"] * steps
+        steps = self.params["steps"]
+        end = step + (self.params["epochs"] - epoch) * steps
         while due is not None and due <= end:
             if (due - step) % steps % size:
                 raise ValueError(

@@ -16,8 +16,8 @@ class Checkpoints:
     """The checkpoints `ckpt-<step>` in a folder.
 
     A checkpoint holds the model's variables by path, masks as "<kernel's path>/mask",
-    the optimizer's by position, and what else a run needs to go on. It is in TensorFlow's
-    format, for `tf.train.load_checkpoint`.
+    the optimizer's by position, and what else a run needs to go on. It is in
+    TensorFlow's format, for `tf.train.load_checkpoint`.
 
     Args:
       folder: path of the folder.
@@ -61,22 +61,34 @@ class Checkpoints:
         """
         for step in sorted(steps(self._folder), reverse=True):
             path = os.path.join(self._folder, f"ckpt-{step}")
-            try:
+            damage = _damage(path)
+            if damage is None:
                 self._restore(path)
-            except tf.errors.OpError as error:
-                print(f"{path} cannot be read, trying an earlier one: {error.message}")
-            else:
                 return step
+            print(f"{path} cannot be read, trying an earlier one: {damage}")
         return None
 
     def _restore(self, path):
         try:
-            self._checkpoint.restore(path).assert_consumed()
+            self._checkpoint.read(path).assert_consumed()
         except AssertionError as error:
             raise ValueError(
                 f"Checkpoint {path} does not match this run's model and optimizer: "
                 f"{error}. Use another --logdir."
             ) from error
+
+
+def _damage(path):
+    """What keeps a checkpoint from being read whole; None when nothing does."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    # TensorFlow's reader has no common class for what it raises: an IndexError for a
+    # short file, a DataLossError for other contents, and more.
+    except Exception as error:
+        return " ".join(str(error).split())
+    return None
 
 
 def steps(folder):

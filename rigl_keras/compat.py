@@ -102,25 +102,24 @@ def is_graph_model(layer):
     return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
-def trace(layer, input_shape):
-    """Calls a built layer on symbolic inputs, so that its sublayers are built."""
-    if IS_KERAS_3:
-        layer.compute_output_spec(_map_shapes(keras.KerasTensor, input_shape))
-    else:
-        layer.compute_output_signature(
-            _map_shapes(
-                lambda shape: tf.TensorSpec(shape, layer.compute_dtype), input_shape
-            )
-        )
+def trace(layer, *args, **kwargs):
+    """Calls a layer on symbolic inputs like these, so that it and its sublayers build.
+
+    Args:
+      layer: a layer or model.
+      *args: of the call; tensors or symbolic tensors, nested or not, and others.
+      **kwargs: likewise.
+    """
+    args, kwargs = tf.nest.map_structure(_spec, (args, kwargs))
+    # A graph may be being traced already; the variables do not belong in it.
+    with tf.init_scope():
+        call = tf.function(lambda *args, **kwargs: layer(*args, **kwargs))
+        call.get_concrete_function(*args, **kwargs)
 
 
-def _map_shapes(function, shape):
-    if isinstance(shape, dict):
-        return {name: _map_shapes(function, each) for name, each in shape.items()}
-    shape = tuple(shape)
-    if any(isinstance(size, (tuple, list, dict)) for size in shape):
-        return [_map_shapes(function, each) for each in shape]
-    return function(shape)
+def _spec(value):
+    is_tensor = hasattr(value, "shape") and hasattr(value, "dtype")
+    return tf.TensorSpec(value.shape, value.dtype) if is_tensor else value
 
 
 def random_states(layer):
@@ -169,6 +168,7 @@ def build_optimizer(optimizer, variables):
             with keras.name_scope(optimizer.name, caller=optimizer):
                 optimizer.build(variables)
     else:
+        optimizer = innermost_optimizer(optimizer)
         with tf.name_scope(optimizer.name):
             optimizer.build(variables)
 

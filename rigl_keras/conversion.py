@@ -7,12 +7,12 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, distributions, kernels
+from rigl_keras.kernels import masked
 from rigl_keras.layers import (
     MaskConstraint,
     Sparse,
     check_initializer,
     initial_values,
-    masked,
     sparse_kernels,
 )
 from rigl_keras.seeding import stateless_seed

@@ -211,7 +211,7 @@ def make_optimizer(
       learning_rate: float > 0, the learning rate at the start.
       clipnorm: float, the largest norm of each gradient, or None.
       clipvalue: float, the largest magnitude of each gradient's entries, or None.
-      momentum: float in [0, 1), needed by "momentum", an option of "rmsprop".
+      momentum: float in (0, 1), needed by "momentum", an option of "rmsprop".
 
     Returns:
       A Keras optimizer.
@@ -226,6 +226,10 @@ def make_optimizer(
         "rmsprop": keras.optimizers.RMSprop,
     }
     optimizer_class = _choice("optimizer.name", name, classes)
+    options = {"clipnorm": clipnorm, "clipvalue": clipvalue, "momentum": momentum}
+    options = {key: value for key, value in options.items() if value is not None}
+    for key, value in {"learning_rate": learning_rate, **options}.items():
+        _check_positive(f"optimizer.{key}", value)
     if (name == "momentum" and momentum is None) or (
         name in ("adam", "sgd") and momentum is not None
     ):
@@ -233,11 +237,8 @@ def make_optimizer(
             "optimizer.momentum belongs to optimizer.name='momentum', which needs it, "
             f"and 'rmsprop'; got momentum={momentum!r} with name={name!r}."
         )
-    options = {"clipnorm": clipnorm, "clipvalue": clipvalue, "momentum": momentum}
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, total_steps)
-    return optimizer_class(
-        schedule, **{key: value for key, value in options.items() if value is not None}
-    )
+    return optimizer_class(schedule, **options)
 
 
 @gin.configurable("mask_updater", denylist=["model", "images", "seeds"])
@@ -388,7 +389,15 @@ def check_int(name, value, minimum):
         raise ValueError(f"Expected {name} to be an int >= {minimum}, got {value!r}.")
 
 
+def _check_positive(name, value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ValueError(f"Expected {name} to be a number > 0, got {value!r}.")
+
+
 def _choice(name, value, choices):
     if value not in choices:
-        raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be one of {list(choices)}, got {value!r}."
+        )
     return choices[value]

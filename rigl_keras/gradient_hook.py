@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.layers import masked
+from rigl_keras.kernels import masked
 
 _NEVER = -1
 

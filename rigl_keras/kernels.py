@@ -1,8 +1,9 @@
-"""Which weights of a layer are kernels, where they are, and how their axes connect."""
+"""Kernels: which weights they are, where, how their axes connect; applying a mask."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
@@ -125,3 +126,9 @@ def _einsum_axes(equation):
     in_axes = tuple(i for i, letter in enumerate(letters) if letter not in output)
     out_axes = tuple(i for i, letter in enumerate(letters) if letter in output)
     return in_axes, out_axes
+
+
+def masked(values, mask):
+    """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
+    values = tf.convert_to_tensor(values)
+    return tf.where(tf.convert_to_tensor(mask), values, tf.zeros_like(values))

@@ -1,6 +1,7 @@
 """The `Sparse` wrapper, and reading and setting the masks below a model."""
 
 import collections.abc
+import inspect
 import types
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, distributions, init_utils, kernels
+from rigl_keras.kernels import masked
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask
 
@@ -48,12 +50,6 @@ class MaskConstraint(keras.constraints.Constraint):
     def __call__(self, w):
         """Returns `w`, constrained, with zeros off the mask."""
         return masked(w if self.inner is None else self.inner(w), self.mask)
-
-
-def masked(values, mask):
-    """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
-    values = tf.convert_to_tensor(values)
-    return tf.where(tf.convert_to_tensor(mask), values, tf.zeros_like(values))
 
 
 def check_initializer(initializer):
@@ -142,6 +138,7 @@ class Sparse(keras.layers.Wrapper):
         self.initializer = initializer
         self.seed = int(np.random.randint(2**31) if seed is None else seed)
         self.supports_masking = layer.supports_masking
+        self._first_call: Any = None
         self._planned_masks: Any = types.MappingProxyType({})
 
     def plan_masks(self, masks):
@@ -155,9 +152,7 @@ class Sparse(keras.layers.Wrapper):
 
     def build(self, input_shape=None):
         """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
-        super().build(input_shape)
-        if not all(child.built for child, _ in kernels.walk(self.layer)):
-            compat.trace(self.layer, input_shape)
+        self._build_layer(input_shape)
         found = kernels.find_kernels(self.layer)
         sparsities = self._sparsity_by_path([kernel.path for kernel in found])
         chosen = [kernel for kernel in found if kernel.path in sparsities]
@@ -166,6 +161,22 @@ class Sparse(keras.layers.Wrapper):
             self._add_mask(index, kernel, mask)
             self._mask_initial_value(index, kernel, mask)
         self.built = True
+
+    def _build_layer(self, input_shape):
+        build = inspect.signature(self.layer.build).parameters.values()
+        needed = [each for each in build if each.default is each.empty]
+        if len(needed) <= 1:
+            super().build(input_shape)
+        built = all(child.built for child, _ in kernels.walk(self.layer))
+        if built and kernels.find_kernels(self.layer):
+            return
+        # Several inputs, or sublayers that are made or built in `call` only.
+        if self._first_call is None:
+            inputs = tf.TensorSpec(input_shape, self.layer.compute_dtype)
+            compat.trace(self.layer, inputs)
+        else:
+            args, kwargs = self._first_call()
+            compat.trace(self.layer, *args, **kwargs)
 
     def _sparsity_by_path(self, paths):
         if not paths:
@@ -224,9 +235,27 @@ class Sparse(keras.layers.Wrapper):
         else:
             compat.map_initial_value(kernel.variable, first_value)
 
+    def __call__(self, *args, **kwargs):
+        """Calls the wrapped layer, building it first if need be."""
+        if not self.built:
+            # A function, because Keras would track a tuple.
+            self._first_call = lambda: (args, kwargs)
+        outputs = super().__call__(*args, **kwargs)
+        self._first_call = None
+        return outputs
+
     def call(self, inputs, *args, **kwargs):
         """Calls the wrapped layer."""
+        # Keras 2 hands both to a `call` with **kwargs.
+        accepted = inspect.signature(self.layer.call).parameters
+        for name in ("mask", "training"):
+            if name not in accepted:
+                kwargs.pop(name, None)
         return self.layer(inputs, *args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        """The wrapped layer's symbolic outputs (Keras 3)."""
+        return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_output_shape(self, input_shape):
         """The wrapped layer's output shape."""

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +51,7 @@ class RunLogger(keras.callbacks.Callback):
         self._total_steps = total_steps
         self._log_freq = log_freq
         self._began = 0.0
-        self._writer = None
+        self._writer: Any = None
         self.last_record = None
 
     def on_train_begin(self, logs=None):
@@ -82,7 +83,7 @@ class RunLogger(keras.callbacks.Callback):
             self._print(step, record)
 
     def _evaluate(self):
-        """Test metrics; training metrics start anew, as Keras keeps both in one place."""
+        """Test metrics. Training metrics start anew: Keras keeps both in one place."""
         metrics = self.model.evaluate(self._test_data, verbose=0, return_dict=True)
         self.model.reset_metrics()
         wanted = ("cross_entropy", "accuracy")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from rigl_keras.layers import masked
+from rigl_keras.kernels import masked
 from rigl_keras.seeding import ALGORITHM
 from rigl_keras.selection import top_k_mask
 

@@ -86,11 +86,7 @@ def _build_copy(optimizer, variables):
 
 def _check_layout(optimizer, copied, made):
     known = {id(slot) for _, slot in made}
-    strange = [
-        variable
-        for variable in copied
-        if id(variable) not in known
-    ]
+    strange = [variable for variable in copied if id(variable) not in known]
     strange += [
         slot for reference, slot in made if tuple(slot.shape) != tuple(reference.shape)
     ]

@@ -10,7 +10,6 @@ from tensorflow import keras
 
 from rigl_keras import compat, data, experiment, results
 from rigl_keras.checkpoints import Checkpoints, steps
-from rigl_keras.layers import sparse_kernels
 from rigl_keras.loggers import METRICS_FILE, CheckpointSaver, RunLogger
 from rigl_keras.summary import summary
 
@@ -67,7 +66,7 @@ class Run:
     """A training run in a folder, described by the gin configuration that is parsed.
 
     Creating it checks the configuration, loads the data and builds the model; nothing
-    is written. In a folder that holds a part of the same run, `train` goes on from its
+    is written. In a folder that holds a part of the same run, `begin` goes back to its
     last checkpoint.
 
     Args:
@@ -82,6 +81,7 @@ class Run:
     def __init__(self, logdir, seed):
         self._logdir = logdir
         self._config = TrainingConfig()
+        self._start = 0
         self._seeds = experiment.make_seeds(seed)
         self._description = {
             "config": gin.config_str(),
@@ -104,12 +104,13 @@ class Run:
                     "--logdir."
                 )
             return
-        for part, value in self._description.items():
-            if before[part] != value:
-                raise ValueError(
-                    f"{self._logdir} holds a run with other {part}. Use another "
-                    "--logdir, or the same settings to go on with that run."
-                )
+        theirs, ours = _lines(before), _lines(self._description)
+        if theirs != ours:
+            raise ValueError(
+                f"{self._logdir} holds a run with other settings: "
+                f"{sorted(theirs - ours)} there, {sorted(ours - theirs)} here. Use "
+                "another --logdir, or the same settings to go on with that run."
+            )
 
     def _build(self):
         config = self._config
@@ -154,8 +155,29 @@ class Run:
             self._logdir, self._model, self._model.optimizer, state
         )
 
+    def begin(self):
+        """Makes the folder, or restores the last checkpoint of the run in it.
+
+        Raises:
+          OSError: when the folder cannot be written.
+          ValueError: when a checkpoint in it belongs to another model.
+        """
+        if self.finished is not None:
+            return
+        os.makedirs(self._logdir, exist_ok=True)
+        if not os.path.exists(self._path(_RUN_FILE)):
+            results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
+            results.write_json(self._path(_RUN_FILE), self._description)
+        step = self._checkpoints.restore_last()
+        if step is None:
+            self._checkpoints.save(0)
+        else:
+            print(f"Going on from step {step} of {self._logdir}.")
+            self._start = step
+        results.drop_records_after(self._path(METRICS_FILE), self._start)
+
     def train(self):
-        """Trains to the end and writes the result.
+        """Trains to the end and writes the result; call `begin` first.
 
         Returns:
           The content of results.json.
@@ -163,36 +185,19 @@ class Run:
         if self.finished is not None:
             print(f"{self._logdir} is finished; its result is in {RESULTS_FILE}.")
             return self.finished
-        start = self._begin_or_resume()
         summary(self._model)
         began = time.perf_counter()
-        record = self._fit(start)
+        record = self._fit(self._start)
         seconds = time.perf_counter() - began
-        result = self._result(record, (self._config.total_steps - start) / seconds)
+        steps_per_second = (self._config.total_steps - self._start) / seconds
+        result = self._result(record, steps_per_second)
         results.write_json(self._path(RESULTS_FILE), result)
         return result
-
-    def _begin_or_resume(self):
-        os.makedirs(self._logdir, exist_ok=True)
-        if not os.path.exists(self._path(_RUN_FILE)):
-            results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
-            results.write_json(self._path(_RUN_FILE), self._description)
-        step = self._checkpoints.restore_last()
-        if step is None:
-            step = 0
-            self._checkpoints.save(0)
-        else:
-            print(f"Going on from step {step} of {self._logdir}.")
-        if os.path.exists(self._path(METRICS_FILE)):
-            results.drop_records_after(self._path(METRICS_FILE), step)
-        return step
 
     def _fit(self, start):
         config, images = self._config, self._images
         total = config.total_steps
-        logger = RunLogger(
-            self._logdir, self._test_data, start, total, config.log_freq
-        )
+        logger = RunLogger(self._logdir, self._test_data, start, total, config.log_freq)
         saver = CheckpointSaver(self._checkpoints, start, total, config.save_freq)
         train_data = data.batches(
             images.train_images,
@@ -219,7 +224,11 @@ class Run:
     def _result(self, record, steps_per_second):
         table = summary(self._model, print_fn=None)
         masked = {row.path: row.sparsity for row in table.rows if row.masked}
+        method = "Dense" if self._updater is None else type(self._updater).__name__
         return {
+            "data": self._images.name,
+            "network": self._model.name,
+            "method": method,
             "test_accuracy": record["test_accuracy"],
             "test_loss": record["test_cross_entropy"],
             "sparsity": {"all": table.kernel_sparsity, **masked},
@@ -230,3 +239,10 @@ class Run:
             **self._description,
             **results.environment(),
         }
+
+
+def _lines(description):
+    """The settings of a run, one a line, without gin's comments."""
+    config = description["config"].splitlines()
+    seeds = [f"{name} = {value}" for name, value in description["seeds"].items()]
+    return {line for line in config + seeds if line and not line.startswith("#")}

@@ -49,7 +49,7 @@ def parse_gin():
     """
     for folder in gin_search_paths():
         gin.add_config_file_search_path(folder)
-    # Gin logs an error for each folder that a file is not in before the one where it is.
+    # Gin logs an error for each folder that it looks for a file in vain.
     logging.set_verbosity(logging.FATAL)
     gin.parse_config_files_and_bindings(FLAGS.preload_gin_config, [], False)
     gin.parse_config_files_and_bindings(FLAGS.gin_config, FLAGS.gin_bindings)
@@ -80,6 +80,7 @@ def main(argv):
         check_flags()
         parse_gin()
         run = Run(FLAGS.logdir, FLAGS.seed)
+        run.begin()
     except (ValueError, TypeError, SyntaxError, OSError, ImportError) as error:
         # Gin appends where it was called from, which is of no use to the caller.
         message = str(error).split("\n  In call to configurable")[0]

@@ -25,7 +25,9 @@ def test_another_backend_is_refused_at_import():
         "keras.backend.backend = lambda: 'jax';"
         "import rigl_keras"
     )
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
     assert run.returncode != 0
     assert "KERAS_BACKEND=tensorflow" in run.stderr
 

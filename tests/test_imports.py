@@ -22,9 +22,8 @@ LAYERS = [
         "seeding",
         "version",
     },
-    {"data", "selection"},
+    {"data", "kernels", "selection"},
     {"init_utils", "mask_updaters"},
-    {"kernels"},
     {"layers"},
     {"conversion", "gradient_hook", "grow_data", "optimizer_state", "summary"},
     {"attachment"},
@@ -33,8 +32,10 @@ LAYERS = [
 ]
 # The command line: the same rule holds among these, and they come after all others.
 PROGRAM_LAYERS = [
-    {"checkpoints"},
-    {"plots", "report", "train"},
+    {"checkpoints", "experiment", "results"},
+    {"loggers", "plots"},
+    {"run", "report"},
+    {"train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)
 # Only programs import these, anywhere in their code.

@@ -115,9 +115,10 @@ def test_set_grows_every_free_connection_equally_often():
     mask[0] = True
     weights = mask * np.float32(1)
     weights[0, 3] = 0.5
+    update = tf.function(ALGORITHMS["set"]().new_mask)
     runs = 600
     grown = sum(
-        new_mask("set", weights, mask, fraction=0.2, seed=seed).astype(int)
+        update(state(weights, mask, seed=seed), tf.constant(0.2)).numpy().astype(int)
         for seed in range(runs)
     )
     kept = grown == runs
@@ -187,7 +188,9 @@ def test_set_update_in_fit_drops_the_smallest_and_grows_by_the_named_draw():
     model = standing_model()
     before, kernels = rigl_keras.get_masks(model), tiny.weights(model)
     tiny.fit(
-        model, rigl_keras.SET(2, 0.6, "constant", last_update_step=2, seed=5), samples=16
+        model,
+        rigl_keras.SET(2, 0.6, "constant", last_update_step=2, seed=5),
+        samples=16,
     )
     for index, (path, after) in enumerate(rigl_keras.get_masks(model).items()):
         seed = stateless_seed("set", 5, index, 2)
@@ -205,7 +208,9 @@ def test_adam_moments_live_on_where_a_connection_does():
     optimizer = keras.optimizers.Adam(0.0, beta_1=0.5, beta_2=0.75)
     model = standing_model(optimizer=optimizer)
     kernels, masks = tiny.weights(model), rigl_keras.get_masks(model)
-    moments = {path: (np.zeros_like(k), np.zeros_like(k)) for path, k in kernels.items()}
+    moments = {
+        path: (np.zeros_like(k), np.zeros_like(k)) for path, k in kernels.items()
+    }
     x, y = tiny.data(16)
     plain = tiny.mlp()
     for step in (0, 8):

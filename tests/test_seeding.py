@@ -13,9 +13,7 @@ def values(*args, **kwargs):
 
 def test_every_part_of_a_draws_name_makes_another_seed():
     names = itertools.product(("mask", "grow"), (0, 1, 2**40), (0, 1), (0, 7))
-    seeds = [
-        values(purpose, seed, index, step) for purpose, seed, index, step in names
-    ]
+    seeds = [values(purpose, seed, index, step) for purpose, seed, index, step in names]
     assert len(set(seeds)) == len(seeds)
 
 

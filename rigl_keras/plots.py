@@ -1,0 +1,40 @@
+"""Figures of saved results."""
+
+import matplotlib
+
+matplotlib.use("Agg")  # Files only; there may be no screen.
+
+from matplotlib import pyplot as plt
+
+# name in the records, title of the axis, factor to its unit
+_PANELS = (
+    ("cross_entropy", "cross-entropy (nats)", 1),
+    ("accuracy", "accuracy (%)", 100),
+)
+
+
+def training_curves(histories, path):
+    """Draws loss and accuracy over the training steps.
+
+    Args:
+      histories: mapping from a run's label to its records, as `metrics.jsonl` holds
+        them: dicts with "step", "cross_entropy", "accuracy" and, of the test set,
+        "test_cross_entropy" and "test_accuracy".
+      path: where to write the figure; the ending says the format.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, (name, label, factor) in zip(axes, _PANELS, strict=True):
+        for index, (run, records) in enumerate(histories.items()):
+            steps = [record["step"] for record in records]
+            for prefix, style, which in (("", ":", "train"), ("test_", "-", "test")):
+                values = [factor * record[prefix + name] for record in records]
+                axis.plot(
+                    steps, values, style, color=f"C{index}", label=f"{run}, {which}"
+                )
+        axis.set_xlabel("training step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
