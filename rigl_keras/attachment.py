@@ -15,7 +15,6 @@ from rigl_keras.seeding import stateless_seed
 class Attachment:
     """Keeps a model's gradients and optimizer sparse, and updates its masks.
 
-    Creating it zeroes masked weights and the optimizer's slots of inactive ones.
     `attach` it before the training step is traced.
 
     Args:
@@ -67,8 +66,8 @@ class Attachment:
             self.hook = GradientHook(
                 self.optimizer, updated, self._keeps_gradient, follow_learning_rate
             )
-            self._clear_inactive()
             self._compiled_update = tf.function(self._update)
+            self._compiled_count = tf.function(self._count_active)
 
     def fits(self, model):
         """True when it was made for this model as it is: compiled and trainable so."""
@@ -83,7 +82,7 @@ class Attachment:
         )
 
     def attach(self):
-        """Hooks into the optimizer and clears what masks exclude."""
+        """Hooks into the optimizer; zeroes masked weights and resets their slots."""
         with self._strategy.scope():
             self._clear_inactive()
         self.hook.attach()
@@ -99,7 +98,8 @@ class Attachment:
 
     def sparsity(self):
         """Share of zeros among the weights of all masked kernels, in [0, 1)."""
-        active = sum(int(np.count_nonzero(k.mask.numpy())) for k in self._kernels)
+        with self._strategy.scope():
+            active = int(self._compiled_count())
         return 1 - active / sum(int(np.prod(k.kernel.shape)) for k in self._kernels)
 
     def expect_update(self, step):
@@ -157,6 +157,10 @@ class Attachment:
             mask = tf.where(finite, mask, state.mask)
             _set_mask(each, slots, state.mask, mask)
         return finite
+
+    def _count_active(self):
+        masks = [tf.convert_to_tensor(compat.raw(each.mask)) for each in self._kernels]
+        return tf.add_n([tf.math.count_nonzero(mask) for mask in masks])
 
     def _growing_gradients(self, kernels):
         if self._grow_data is not None:

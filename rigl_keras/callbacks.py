@@ -35,8 +35,10 @@ class Static(keras.callbacks.Callback):
         super().__init__()
         self.state = tf.Module(name="sparse_training")
         self._attachment: Any = None
-        self._train_function = None
-        self._logs = {}
+        self._train_function: Any = None
+        self._handle = self._run  # one object, to recognise it
+        self._history: Any = None
+        self._logs: dict[str, float] = {}
 
     def prepare(self, model):
         """Creates the optimizer's slots and all of `state`, ahead of `fit`.
@@ -64,8 +66,8 @@ class Static(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Leaves the model as it was, but for weights, masks and optimizer state."""
-        if _in_charge.pop(self.model, None) is not None:
-            self.model.train_function = self._train_function
+        if _in_charge.get(self.model) is self:
+            del _in_charge[self.model]
             self._attachment.detach()
 
     def _make_attachment(self, model):
@@ -83,26 +85,38 @@ class Static(keras.callbacks.Callback):
         other.on_train_end()  # A training that broke off left it behind.
 
     def _wrap_train_function(self):
-        """Has `_after_steps` called right after every execution of steps.
+        """Puts `_run` in the place of the model's train function.
 
         So an update happens before any callback sees the step's end, wherever this one
         stands in the list: a checkpoint at an update's step holds the updated masks.
         """
-        model = self.model
-        # One that was traced without the hook would not mask gradients.
-        if self._train_function is None or (
-            model.train_function is not self._train_function
+        # `compile` and trainings without this callback put another one there; what was
+        # traced then does not mask gradients.
+        if (
+            self._train_function is None
+            or self.model.train_function is not self._handle
         ):
-            model.make_train_function(force=True)
-            self._train_function = model.train_function
-        run_steps = self._train_function
+            self.model.make_train_function(force=True)
+            self._train_function = self.model.train_function
+        self.model.train_function = self._handle
+        self._history = getattr(self.model, "history", None)
 
-        def train_function(iterator):
-            logs = run_steps(iterator)
-            self._after_steps()
-            return {**logs, **self._logs} if isinstance(logs, dict) else logs
+    def _run(self, iterator):
+        if not self._is_training():
+            self.on_train_end()
+            self.model.make_train_function(force=True)
+            return self.model.train_function(iterator)
+        logs = self._train_function(iterator)
+        self._after_steps()
+        return {**logs, **self._logs} if isinstance(logs, dict) else logs
 
-        model.train_function = train_function
+    def _is_training(self):
+        """False in a training without this callback, even after one that broke off.
+
+        Keras makes a new history for each training.
+        """
+        history = getattr(self.model, "history", None)
+        return _in_charge.get(self.model) is self and history is self._history
 
     def _after_steps(self):
         pass
@@ -130,6 +144,7 @@ class _Dynamic(Static):
         self.last_update_step = last_update_step
         self.grow_data = None
         self.seed = _checked_int("seed", seed, minimum=0)
+        self._known_missing: set[str] = set()
         self._next_update = None
         self._executions_to_next = 0
         self._steps_per_execution = 1
@@ -266,11 +281,22 @@ class _Dynamic(Static):
                 stacklevel=2,
             )
             return
+        self._warn_of_missing_gradients()
         self.state.drop_fraction.assign(fraction)
         self._logs = {
             "sparsity": self._attachment.sparsity(),
             "drop_fraction": fraction,
         }
+
+    def _warn_of_missing_gradients(self):
+        missing = set(self._attachment.kernels_without_gradient())
+        if missing - self._known_missing:
+            warnings.warn(
+                f"{type(self).__name__}: the loss does not depend on "
+                f"{sorted(missing)}; their masks are not updated.",
+                stacklevel=2,
+            )
+        self._known_missing |= missing
 
     def _drop_fraction_at(self, step):
         if callable(self.schedule):

@@ -109,9 +109,7 @@ def test_a_sparse_copy_computes_with_the_masked_weights(make):
 def layer_names(model):
     # Keras 3 gives inputs that the user did not name another name in a copy.
     return [
-        layer.name
-        for layer in model.layers
-        if not isinstance(layer, LAYERS.InputLayer)
+        layer.name for layer in model.layers if not isinstance(layer, LAYERS.InputLayer)
     ]
 
 

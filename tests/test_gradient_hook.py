@@ -143,9 +143,7 @@ def test_kernels_that_the_loss_does_not_reach_stay_as_they_are():
     model.compile("sgd", loss=["mse", None])
     before = rigl_keras.get_masks(model)
     x, y = tiny.data(8, 6, 8)
-    model.fit(
-        x, [y, y], verbose=0, callbacks=[rigl_keras.RigL(1, 0.5, "constant", -1)]
-    )
+    model.fit(x, [y, y], verbose=0, callbacks=[rigl_keras.RigL(1, 0.5, "constant", -1)])
     after = rigl_keras.get_masks(model)
     assert (before["first/kernel"] != after["first/kernel"]).any()
     np.testing.assert_array_equal(before["second/kernel"], after["second/kernel"])

@@ -39,9 +39,7 @@ def run(*args, **kwargs):
 def variables(logdir, step):
     reader = tf.train.load_checkpoint(os.path.join(logdir, f"ckpt-{step}"))
     names = reader.get_variable_to_shape_map()
-    return {
-        name: reader.get_tensor(name) for name in names if name.endswith("VALUE")
-    }
+    return {name: reader.get_tensor(name) for name in names if name.endswith("VALUE")}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +58,10 @@ def test_a_run_leaves_its_files(finished):
     expected |= {f"ckpt-{step}.index" for step in (0, 10, 20, 30, 40)}
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert "mask_updater.update_alg = 'rigl'" in (
-        finished / "operative_config.gin"
-    ).read_text()
+    assert (
+        "mask_updater.update_alg = 'rigl'"
+        in (finished / "operative_config.gin").read_text()
+    )
 
 
 @pytest.mark.slow
@@ -131,7 +130,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
     logdir = tmp_path / "run"
     for after in (10, 30):  # Killed twice, and once more with a broken checkpoint.
         process = subprocess.Popen(
-            command(logdir, *SMALL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(logdir, *SMALL),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         wait_for(logdir / f"ckpt-{after}.index", process)
         process.send_signal(signal.SIGKILL)
