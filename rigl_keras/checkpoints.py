@@ -71,7 +71,7 @@ class Checkpoints:
     def _restore(self, path):
         try:
             self._checkpoint.read(path).assert_consumed()
-        except AssertionError as error:
+        except (AssertionError, ValueError) as error:
             raise ValueError(
                 f"Checkpoint {path} does not match this run's model and optimizer: "
                 f"{error}. Use another --logdir."

@@ -139,6 +139,7 @@ class Sparse(keras.layers.Wrapper):
         self.seed = int(np.random.randint(2**31) if seed is None else seed)
         self.supports_masking = layer.supports_masking
         self._first_call: Any = None
+        self._built_by_call = False
         self._planned_masks: Any = types.MappingProxyType({})
 
     def plan_masks(self, masks):
@@ -177,6 +178,7 @@ class Sparse(keras.layers.Wrapper):
         else:
             args, kwargs = self._first_call()
             compat.trace(self.layer, *args, **kwargs)
+            self._built_by_call = True
 
     def _sparsity_by_path(self, paths):
         if not paths:
@@ -264,6 +266,10 @@ class Sparse(keras.layers.Wrapper):
     def compute_mask(self, inputs, mask=None):
         """The wrapped layer's mask of timesteps (not a sparse mask)."""
         return self.layer.compute_mask(inputs, mask)
+
+    def get_build_config(self):
+        """What `build` needs when a file is loaded; None where only a call builds."""
+        return None if self._built_by_call else super().get_build_config()
 
     def get_config(self):
         """The layer's config; a function as initializer is not part of it."""

@@ -70,6 +70,8 @@ END
 install() {
   say "installing rigl_keras and its requirements (a minute or two)"
   rm -f -- "$installed"
+  # The resolver of pip 23.0, which Python 3.10 brings, finds no solution.
+  "$python" -m pip install -qq --disable-pip-version-check --upgrade pip
   # A relative path, since pip splits one with extras at odd characters.
   (cd -- "$root" && "$python" -m pip install -qq --disable-pip-version-check \
     --editable '.[test]')

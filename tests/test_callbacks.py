@@ -203,9 +203,7 @@ def test_an_unknown_length_is_refused_where_it_is_needed():
         unknown_length().repeat(), verbose=0, steps_per_epoch=4, callbacks=[SET(1)]
     )
     model = tiny.sparse_mlp(steps_per_execution=2)
-    with pytest.raises(
-        ValueError, match=r"length is unknown|size of the data"
-    ):
+    with pytest.raises(ValueError, match=r"length is unknown|size of the data"):
         model.fit(unknown_length(), verbose=0, callbacks=[forever(SET)])
 
 

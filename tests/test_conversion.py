@@ -309,6 +309,80 @@ def test_custom_layers_that_hold_dense_layers(custom):
     )
 
 
+class Block(LAYERS.Layer):
+    """Weights of equal shapes, so that a mix-up would not be noticed by Keras."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first = LAYERS.Dense(units, name="first")
+        self.norm = LAYERS.BatchNormalization(name="norm")
+        self.last = LAYERS.Dense(units, name="last")
+
+    def call(self, inputs, training=None):
+        return self.last(self.norm(self.first(inputs), training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def sequential_block(units, name):
+    layers = [
+        keras.Input((units,)),
+        LAYERS.Dense(units, name="first"),
+        LAYERS.BatchNormalization(name="norm"),
+        LAYERS.Dense(units, name="last"),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+def randomise(model):
+    for index, weight in enumerate(model.weights):
+        if weight.dtype not in ("bool", tf.bool):
+            values = np.random.RandomState(index).rand(*weight.shape)
+            weight.assign(values.astype(np.float32) + 0.5)
+    rigl_keras.set_masks(model, rigl_keras.get_masks(model))
+
+
+@pytest.mark.parametrize("block", [Block, sequential_block])
+def test_every_weight_of_a_block_goes_where_it_belongs(block):
+    model = keras.Sequential([keras.Input((4,)), block(4, name="block")])
+    randomise(model)
+    sparse = tiny.sparsify(model)
+    masks = rigl_keras.get_masks(sparse)
+    for kernel in kernels.find_kernels(model):
+        kernel.variable.assign(kernel.variable.numpy() * masks[kernel.path])
+    x = tiny.integers((3, 4))
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(sparse.predict(x, verbose=0), expected, rtol=1e-5)
+    plain = rigl_keras.strip(sparse)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [Block, sequential_block])
+def test_stripping_a_wrapped_block_with_normalisation(block):
+    wrapped = Sparse(block(4, name="block"), 0.5, seed=0)
+    model = keras.Sequential([keras.Input((4,)), wrapped, LAYERS.Dense(2, name="out")])
+    randomise(model)
+    x = tiny.integers((3, 4))
+    plain = rigl_keras.strip(model)
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5
+    )
+
+
+def test_an_adapted_normalisation_is_kept():
+    norm = LAYERS.Normalization()
+    norm.adapt(tiny.integers((20, 6), low=3, high=9))
+    model = keras.Sequential([keras.Input((6,)), norm, LAYERS.Dense(3, name="d")])
+    sparse = tiny.sparsify(model)
+    model.layers[-1].kernel.assign(tiny.weights(sparse)["d/kernel"])
+    x, _ = tiny.data()
+    expected = model.predict(x, verbose=0)
+    for copy in (sparse, rigl_keras.strip(sparse)):
+        np.testing.assert_allclose(copy.predict(x, verbose=0), expected, rtol=1e-5)
+
+
 def attention_net():
     inputs = keras.Input((5, 6))
     x = LAYERS.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)

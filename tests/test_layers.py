@@ -153,6 +153,15 @@ def test_named_initializers_draw_with_hes_variance(name):
     assert scaled.var() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("policy", ["float16", "float64", "mixed_float16"])
+def test_initializers_draw_in_the_kernels_precision(policy):
+    layer = built(Sparse(LAYERS.Dense(4, dtype=policy), 0.5, "unit_scaled", seed=0), 6)
+    single = built(Sparse(LAYERS.Dense(4), 0.5, "unit_scaled", seed=0), 6)
+    np.testing.assert_allclose(
+        layer.layer.kernel.numpy(), single.layer.kernel.numpy(), rtol=1e-3
+    )
+
+
 def test_a_function_as_initializer():
     def constant(mask, in_axes, out_axes, seed):
         assert (in_axes, out_axes, tuple(seed.shape)) == ((0,), (1,), (2,))

@@ -214,7 +214,7 @@ def test_adam_moments_live_on_where_a_connection_does():
     x, y = tiny.data(16)
     plain = tiny.mlp()
     for step in (0, 8):
-        plain.set_weights([w for w in _plain_weights(model, kernels)])
+        plain.set_weights(_plain_weights(model, kernels))
         with tf.GradientTape() as tape:
             error = plain(x[step : step + 8]) - y[step : step + 8]
             loss = tf.reduce_mean(tf.square(error))

@@ -76,7 +76,7 @@ def test_every_weight_of_a_model_is_counted_once():
 
 
 def test_no_weights_and_no_model_are_refused():
-    with pytest.raises(ValueError, match="no weights yet|not yet been created"):
+    with pytest.raises(ValueError, match=r"no weights yet|not yet been created"):
         rigl_keras.summary(keras.Sequential([keras.layers.Dense(2)]))
     with pytest.raises(TypeError, match="model"):
         rigl_keras.summary("model")
