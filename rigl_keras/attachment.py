@@ -55,6 +55,8 @@ class Attachment:
             if id(each.kernel) in trainable
         ]
         self._kernels = kernels
+        # Paths of those that the loss does not depend on, known after an update.
+        self.kernels_without_gradient: list[str] = []
         updated = [each for _, each in self._indexed]
         with self._strategy.scope():
             self._slots = find_slots(self.optimizer, variables, updated)
@@ -130,29 +132,25 @@ class Attachment:
             return "weights or gradients are not finite"
         return None
 
-    def kernels_without_gradient(self):
-        """Paths of kernels that the loss does not depend on; they are not updated."""
-        missing = self.hook.missing_gradients
-        return [k.path for _, k in self._indexed if id(k.kernel) in missing]
-
     def _update(self, step, drop_fraction):
-        jobs = [
-            (index, each, slots)
-            for (index, each), slots in zip(self._indexed, self._slots, strict=True)
-            if id(each.kernel) not in self.hook.missing_gradients
-        ]
-        gradients = self._growing_gradients([each for _, each, _ in jobs])
-        states = [
-            KernelState(
+        jobs, missing = [], []
+        gradients = self._growing_gradients()
+        for (index, each), slots, gradient in zip(
+            self._indexed, self._slots, gradients, strict=True
+        ):
+            if gradient is None and self._updater.needs_gradient:
+                missing.append(each.path)
+                continue
+            state = KernelState(
                 tf.convert_to_tensor(compat.raw(each.kernel)),
                 tf.convert_to_tensor(compat.raw(each.mask)),
                 gradient,
                 stateless_seed(self._updater.name, self._seed, index, step),
             )
-            for (index, each, _), gradient in zip(jobs, gradients, strict=True)
-        ]
-        finite = tf.reduce_all([_is_finite(state) for state in states])
-        for (_, each, slots), state in zip(jobs, states, strict=True):
+            jobs.append((each, slots, state))
+        self.kernels_without_gradient = missing
+        finite = tf.reduce_all([_is_finite(state) for _, _, state in jobs] or [True])
+        for each, slots, state in jobs:
             mask = self._updater.new_mask(state, drop_fraction)
             mask = tf.where(finite, mask, state.mask)
             _set_mask(each, slots, state.mask, mask)
@@ -162,12 +160,13 @@ class Attachment:
         masks = [tf.convert_to_tensor(compat.raw(each.mask)) for each in self._kernels]
         return tf.add_n([tf.math.count_nonzero(mask) for mask in masks])
 
-    def _growing_gradients(self, kernels):
+    def _growing_gradients(self):
+        """A gradient for each updated kernel, or None."""
         if self._grow_data is not None:
             return self._grow_data.gradients()
         if self._keeps_gradient:
-            return [self.hook.kept_gradient(each.kernel) for each in kernels]
-        return [None] * len(kernels)
+            return [self.hook.kept_gradient(each.kernel) for _, each in self._indexed]
+        return [None] * len(self._indexed)
 
     def _clear_inactive(self):
         for (_, each), slots in zip(self._indexed, self._slots, strict=True):
@@ -180,7 +179,8 @@ def _check_model(model, kernels):
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to train "
             "sparsely. Make it sparse first: model = rigl_keras.sparsify(model), then "
-            "compile it."
+            "compile it. A model of Sparse layers that is not built yet has none "
+            "either: call model.build(input_shape), or the model on a batch."
         )
     if getattr(model, "optimizer", None) is None:
         raise ValueError(

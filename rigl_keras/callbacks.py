@@ -9,6 +9,7 @@ from tensorflow import keras
 
 from rigl_keras import compat, mask_updaters, schedules
 from rigl_keras.attachment import Attachment
+from rigl_keras.grow_data import check_grow_data
 
 _SCHEDULES = ("cosine", "constant", "lr")
 _UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
@@ -229,23 +230,24 @@ class _Dynamic(Static):
         return int(self.state.last_update_step.numpy())
 
     def _check_alignment(self, step, epoch):
-        """Refuses a training in which an update would fall inside an execution."""
-        size = self._steps_per_execution
+        size, steps = self._steps_per_execution, self.params["steps"]
         if size == 1:
             return
-        last = self._last_update_step()
-        due = schedules.next_update(step, self.update_freq, last)
-        steps = self.params["steps"]
-        end = step + (self.params["epochs"] - epoch) * steps
-        while due is not None and due <= end:
-            if (due - step) % steps % size:
-                raise ValueError(
-                    f"A mask update is due at step {due}, which is inside an execution "
-                    f"of {size} steps (steps_per_execution), epochs of {steps} steps. "
-                    f"Choose update_freq={self.update_freq} and the epoch's length as "
-                    f"multiples of {size}, or another steps_per_execution."
-                )
-            due = schedules.next_update(due, self.update_freq, last)
+        misaligned = schedules.update_inside_execution(
+            step,
+            epochs=self.params["epochs"] - epoch,
+            steps_per_epoch=steps,
+            steps_per_execution=size,
+            update_freq=self.update_freq,
+            last_update_step=self._last_update_step(),
+        )
+        if misaligned is not None:
+            raise ValueError(
+                f"A mask update is due at step {misaligned}, inside an execution of "
+                f"{size} steps (steps_per_execution), in epochs of {steps} steps. "
+                f"Choose update_freq={self.update_freq} and the epoch's length as "
+                f"multiples of {size}, or another steps_per_execution."
+            )
 
     def _plan(self, step):
         """Finds the next update and how many executions it is away at least.
@@ -289,7 +291,7 @@ class _Dynamic(Static):
         }
 
     def _warn_of_missing_gradients(self):
-        missing = set(self._attachment.kernels_without_gradient())
+        missing = set(self._attachment.kernels_without_gradient)
         if missing - self._known_missing:
             warnings.warn(
                 f"{type(self).__name__}: the loss does not depend on "
@@ -389,6 +391,8 @@ class RigL(_Dynamic):
         seed=0,
     ):
         super().__init__(update_freq, drop_fraction, schedule, last_update_step, seed)
+        if grow_data is not None:
+            check_grow_data(grow_data)
         self.grow_data = grow_data
 
 

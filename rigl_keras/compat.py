@@ -249,7 +249,16 @@ def forward_state(model):
 
 
 def steps_per_execution(model):
-    """How many steps one call of the model's train function makes."""
+    """How many steps one call of the model's train function makes.
+
+    Raises:
+      ValueError: when Keras 2 is to find the number out while it trains.
+    """
     if IS_KERAS_3:
         return int(model.steps_per_execution)
+    if getattr(model, "autotune_steps_per_execution", False):
+        raise ValueError(
+            "With steps_per_execution='auto' it is not known at which steps masks "
+            "could be updated. Compile the model with a number."
+        )
     return int(model._steps_per_execution.numpy())

@@ -93,7 +93,9 @@ def sparsify(
             values = masked(values, kernel.mask)
         else:
             draw = stateless_seed("init", init_seed, index)
-            values = initial_values(initializer, masks[kernel.path], kernel, draw)
+            values = initial_values(
+                initializer, masks[kernel.path], kernel, draw, values.dtype
+            )
         kernel.kernel.assign(values)
     if verbose:
         _print_dense_weights(sparse)
@@ -252,7 +254,15 @@ def _clone(model, convert):
 
 
 def _copy_layer(layer):
-    return type(layer).from_config(layer.get_config())
+    if isinstance(layer, keras.layers.Lambda):
+        return layer  # It has no weights, and Keras 3 copies no function.
+    copy = type(layer).from_config(layer.get_config())
+    if isinstance(layer, keras.layers.Layer) and copy.name != layer.name:
+        raise ValueError(
+            f"Layer {layer.name!r} cannot be copied: {type(layer).__name__}.get_config "
+            "leaves out its name. Let it start from super().get_config()."
+        )
+    return copy
 
 
 def _wrapped(layer, planned, seed):
@@ -280,12 +290,17 @@ def _unwrapped(layer):
 
 
 def _copy_weights(source, target):
-    """Copies all weights but masks between copies of one model."""
-    pairs = zip(_plain_weights(source), _plain_weights(target), strict=True)
-    for weight, copy in pairs:
-        copy.assign(compat.raw(weight))
+    """Copies all weights but masks between a model and its copy, layer by layer.
+
+    Not list by list: wrapped layers list their weights in another order in Keras 2.
+    """
+    for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
+        weights = kernels.own_weights(layer)
+        for weight, new in zip(weights, kernels.own_weights(copy), strict=True):
+            new.assign(compat.raw(weight))
+        if hasattr(copy, "finalize_state"):
+            copy.finalize_state()  # Preprocessing computes with what it derives here.
 
 
-def _plain_weights(model):
-    masks = {id(each.mask) for each in sparse_kernels(model)}
-    return [weight for weight in model.weights if id(weight) not in masks]
+def _plain_layers(model):
+    return [layer for layer, _ in kernels.walk(model) if not isinstance(layer, Sparse)]

@@ -30,7 +30,7 @@ class GradientHook:
         self._optimizer = optimizer
         self._masks = {id(each.kernel): each.mask for each in kernels}
         self._undo = None
-        self.missing_gradients: set[int] = set()  # ids of kernels
+        self._missing: set[int] = set()  # ids of kernels without a gradient
         self._kept = {}
         if keep_gradients:
             self._kept = {id(each.kernel): _own_by_replica(each) for each in kernels}
@@ -68,7 +68,12 @@ class GradientHook:
         return int(self._kept_at.numpy()) == step
 
     def kept_gradient(self, kernel):
-        """The dense gradient of a kernel, summed over the replicas, as a tensor."""
+        """The dense gradient of a kernel, summed over the replicas, as a tensor.
+
+        None when the loss does not depend on the kernel.
+        """
+        if id(kernel) in self._missing:
+            return None
         return tf.convert_to_tensor(self._kept[id(kernel)])
 
     def _on_gradients(self, gradients, variables, summed):
@@ -95,7 +100,7 @@ class GradientHook:
     def _keep(self, dense, step, summed):
         if not self._kept:
             return
-        self.missing_gradients = set(self._kept) - set(dense)
+        self._missing = set(self._kept) - set(dense)
 
         def keep():
             for key in set(self._kept) & set(dense):

@@ -5,6 +5,20 @@ import tensorflow as tf
 from rigl_keras import compat
 
 
+def check_grow_data(data):
+    """Refuses what is no batch.
+
+    Raises:
+      ValueError: when `data` is neither (x, y) nor (x, y, sample_weight).
+    """
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        length = f" of length {len(data)}" if hasattr(data, "__len__") else ""
+        raise ValueError(
+            "Expected `grow_data` to be (x, y) or (x, y, sample_weight), but got "
+            f"{type(data).__name__}{length}."
+        )
+
+
 class GrowData:
     """Evaluates a model's loss gradient on one batch, leaving no trace in the model.
 
@@ -24,25 +38,24 @@ class GrowData:
     """
 
     def __init__(self, model, data, kernels):
-        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-            raise ValueError(
-                "Expected `grow_data` to be (x, y) or (x, y, sample_weight), but got "
-                f"{type(data).__name__}"
-                f"{f' of length {len(data)}' if hasattr(data, '__len__') else ''}."
-            )
+        check_grow_data(data)
         self._model = model
         self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
         self._kernels = kernels
 
     def gradients(self):
-        """The gradients of the kernels, one tensor each, summed over the replicas.
+        """The gradients of the kernels, summed over the replicas.
+
+        One tensor for each, or None when the loss does not depend on the kernel.
 
         Call it in a `tf.function`, under the model's strategy.
         """
         strategy = self._model.distribute_strategy
         by_replica = strategy.run(self._gradients_of_replica)
         return [
-            strategy.reduce(tf.distribute.ReduceOp.SUM, gradient, axis=None)
+            None
+            if gradient is None
+            else strategy.reduce(tf.distribute.ReduceOp.SUM, gradient, axis=None)
             for gradient in by_replica
         ]
 
@@ -57,10 +70,8 @@ class GrowData:
             loss = model.compute_loss(
                 x=x, y=y, y_pred=predictions, sample_weight=rest[0] if rest else None
             )
-        gradients = tape.gradient(
-            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        with tf.control_dependencies(gradients):
+        gradients = tape.gradient(loss, variables)
+        with tf.control_dependencies([g for g in gradients if g is not None]):
             for variable, value in zip(touched, before, strict=True):
                 variable.assign(value)
         return gradients

@@ -67,7 +67,7 @@ def check_initializer(initializer):
         )
 
 
-def initial_values(initializer, mask, kernel, seed):
+def initial_values(initializer, mask, kernel, seed, dtype):
     """Draws a kernel's initial weights for a mask.
 
     Args:
@@ -76,6 +76,7 @@ def initial_values(initializer, mask, kernel, seed):
       mask: bool array of the kernel's shape.
       kernel: has `in_axes` and `out_axes`.
       seed: stateless seed, int64 of shape [2].
+      dtype: the kernel's dtype.
 
     Returns:
       A tensor of the kernel's shape, 0 off the mask.
@@ -87,7 +88,7 @@ def initial_values(initializer, mask, kernel, seed):
         )
     else:
         values = initializer(mask, seed=seed, **axes)
-    return masked(values, mask)
+    return masked(tf.cast(values, dtype), mask)
 
 
 @compat.register_serializable
@@ -229,7 +230,7 @@ class Sparse(keras.layers.Wrapper):
             if self.initializer is None:
                 return masked(value, mask)
             seed = stateless_seed("init", self.seed, index)
-            return initial_values(self.initializer, mask, kernel, seed)
+            return initial_values(self.initializer, mask, kernel, seed, value.dtype)
 
         if compat.has_value(kernel.variable):
             with tf.init_scope():

@@ -62,6 +62,39 @@ def next_update(step, update_freq, last_update_step):
     return following if is_due(following, update_freq, last_update_step) else None
 
 
+def update_inside_execution(
+    step,
+    epochs,
+    steps_per_epoch,
+    steps_per_execution,
+    update_freq,
+    last_update_step,
+):
+    """The first update that is due between the ends of two executions of steps.
+
+    Executions have `steps_per_execution` steps, but the last one of an epoch may have
+    fewer.
+
+    Args:
+      step: int, the step at which an epoch begins.
+      epochs: int, how many epochs follow from there.
+      steps_per_epoch: int > 0.
+      steps_per_execution: int > 0.
+      update_freq: int > 0, steps between two updates.
+      last_update_step: int, the last step with an update; `NEVER` or `FOREVER`.
+
+    Returns:
+      The step of that update, or None when all are at ends.
+    """
+    end = step + epochs * steps_per_epoch
+    due = next_update(step, update_freq, last_update_step)
+    while due is not None and due <= end:
+        if (due - step) % steps_per_epoch % steps_per_execution:
+            return due
+        due = next_update(due, update_freq, last_update_step)
+    return None
+
+
 def default_last_update_step(total_steps):
     """The last update of a training of known length: 75 % of its steps.
 

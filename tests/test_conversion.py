@@ -420,7 +420,7 @@ def test_a_sequential_without_an_input_built_by_a_call():
 
 
 def test_under_a_strategys_scope():
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    strategy = tiny.two_replicas()
     with strategy.scope():
         model = tiny.mlp()
         sparse = tiny.sparsify(model)

@@ -34,8 +34,8 @@ LAYERS = [
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
     {"loggers", "plots"},
-    {"run", "report"},
-    {"train"},
+    {"run"},
+    {"report", "train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)
 # Only programs import these, anywhere in their code.

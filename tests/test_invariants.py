@@ -215,7 +215,7 @@ def test_masks_on_one_device_are_the_golden_ones(name, callback):
 
 @pytest.mark.parametrize(("name", "callback"), CASES)
 def test_masks_on_two_replicas_are_the_golden_ones(name, callback):
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+    strategy = tiny.two_replicas()
     assert digest(exact_masks(callback, strategy)) == GOLDEN[name]
 
 

@@ -72,3 +72,26 @@ def test_check_fraction_refuses(fraction):
 def test_check_fraction_accepts(fraction):
     value = schedules.check_fraction(fraction)
     assert isinstance(value, float) and value == fraction
+
+
+@given(
+    start=st.integers(0, 30),
+    epochs=st.integers(1, 4),
+    steps=st.integers(1, 12),
+    size=st.integers(1, 6),
+    freq=st.integers(1, 9),
+    last=st.integers(-1, 60),
+)
+def test_updates_inside_executions_are_found(start, epochs, steps, size, freq, last):
+    ends = set()
+    for epoch in range(epochs):
+        begin = start + epoch * steps
+        ends |= {begin + min(done + size, steps) for done in range(0, steps, size)}
+    due = [
+        step
+        for step in range(start + 1, start + epochs * steps + 1)
+        if step % freq == 0 and last != 0 and (last == -1 or step <= last)
+    ]
+    inside = [step for step in due if step not in ends]
+    found = schedules.update_inside_execution(start, epochs, steps, size, freq, last)
+    assert found == (inside[0] if inside else None)

@@ -1,12 +1,21 @@
 """Small models, data and checks that several test modules share."""
 
+import functools
+
 import numpy as np
+import tensorflow as tf
 from tensorflow import keras
 
 import rigl_keras
 
 IS_KERAS_3 = hasattr(keras, "ops")
 INPUTS, HIDDEN, OUTPUTS = 6, 8, 3
+
+
+@functools.cache
+def two_replicas():
+    """The strategy of all tests, as two in one process mix up their collectives."""
+    return tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
 
 
 def raw(variable):
