@@ -68,8 +68,9 @@ class Attachment:
             self.hook = GradientHook(
                 self.optimizer, updated, self._keeps_gradient, follow_learning_rate
             )
-            self._compiled_update = tf.function(self._update)
-            self._compiled_count = tf.function(self._count_active)
+            # Autograph has nothing to convert here, and takes a second to find out.
+            self._compiled_update = tf.function(self._update, autograph=False)
+            self._compiled_count = tf.function(self._count_active, autograph=False)
 
     def fits(self, model):
         """True when it was made for this model as it is: compiled and trainable so."""

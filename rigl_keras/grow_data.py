@@ -51,7 +51,8 @@ class GrowData:
         Call it in a `tf.function`, under the model's strategy.
         """
         strategy = self._model.distribute_strategy
-        by_replica = strategy.run(self._gradients_of_replica)
+        # A function of its own, because a model may need autograph and callers do not.
+        by_replica = strategy.run(tf.function(self._gradients_of_replica))
         return [
             None
             if gradient is None

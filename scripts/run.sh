@@ -12,6 +12,12 @@ scripts/setup.sh
 python=$PWD/.venv/bin/python
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
-"$python" -m rigl_keras.train --logdir="$run_dir" --gin_config=digits/rigl.gin
+# TensorFlow's native code writes such lines at import, whatever the log level.
+without_noise() {
+  "$@" 2> >(grep -vE '^(WARNING: All log messages before absl|[IWE][0-9]{4} )' >&2)
+}
+
+without_noise "$python" -m rigl_keras.train --logdir="$run_dir" \
+  --gin_config=digits/rigl.gin
 echo
-"$python" -m rigl_keras.report "$run_dir" --figure="$run_dir/curves.png"
+without_noise "$python" -m rigl_keras.report "$run_dir" --figure="$run_dir/curves.png"
