@@ -38,7 +38,7 @@ class Static(keras.callbacks.Callback):
         self._attachment: Any = None
         self._train_function: Any = None
         self._handle = self._run  # one object, to recognise it
-        self._history: Any = None
+        self._is_left_behind = False
         self._logs: dict[str, float] = {}
 
     def prepare(self, model):
@@ -69,6 +69,7 @@ class Static(keras.callbacks.Callback):
         """Leaves the model as it was, but for weights, masks and optimizer state."""
         if _in_charge.get(self.model) is self:
             del _in_charge[self.model]
+            vars(self.model).pop("make_train_function", None)
             self._attachment.detach()
 
     def _make_attachment(self, model):
@@ -91,33 +92,41 @@ class Static(keras.callbacks.Callback):
         So an update happens before any callback sees the step's end, wherever this one
         stands in the list: a checkpoint at an update's step holds the updated masks.
         """
+        model = self.model
         # `compile` and trainings without this callback put another one there; what was
         # traced then does not mask gradients.
-        if (
-            self._train_function is None
-            or self.model.train_function is not self._handle
-        ):
-            self.model.make_train_function(force=True)
-            self._train_function = self.model.train_function
-        self.model.train_function = self._handle
-        self._history = getattr(self.model, "history", None)
+        if self._train_function is None or model.train_function is not self._handle:
+            model.make_train_function(force=True)
+            self._train_function = model.train_function
+        model.train_function = self._handle
+        self._is_left_behind = False
+        # Past Keras, which tracks attributes.
+        object.__setattr__(model, "make_train_function", self._make_train_function)
+
+    def _make_train_function(self, *args, **kwargs):
+        """Keras asks for the train function when a training begins: a later one."""
+        self._is_left_behind = True
+        model = self.model
+        return type(model).make_train_function(model, *args, **kwargs)
 
     def _run(self, iterator):
-        if not self._is_training():
-            self.on_train_end()
-            self.model.make_train_function(force=True)
-            return self.model.train_function(iterator)
+        if _in_charge.get(self.model) is not self or self._is_left_behind:
+            return self._run_without(iterator)
         logs = self._train_function(iterator)
         self._after_steps()
         return {**logs, **self._logs} if isinstance(logs, dict) else logs
 
-    def _is_training(self):
-        """False in a training without this callback, even after one that broke off.
-
-        Keras makes a new history for each training.
-        """
-        history = getattr(self.model, "history", None)
-        return _in_charge.get(self.model) is self and history is self._history
+    def _run_without(self, iterator):
+        """Runs the steps of a training that this callback is no part of."""
+        if _in_charge.get(self.model) is self:
+            warnings.warn(
+                f"{type(self).__name__}: its training broke off and another has begun "
+                "without it, so it no longer takes part.",
+                stacklevel=2,
+            )
+            self.on_train_end()
+        self.model.make_train_function(force=True)
+        return self.model.train_function(iterator)
 
     def _after_steps(self):
         pass

@@ -14,38 +14,6 @@ from rigl_keras import SET, RigL, RigLInverted, Static
 DYNAMIC = [RigL, RigLInverted, SET]
 
 
-def forever(callback=SET, every=1, fraction=0.5, **options):
-    return callback(every, fraction, "constant", last_update_step=-1, **options)
-
-
-class UpdateSteps(keras.callbacks.Callback):
-    """Notes after which of the optimizer's steps the masks were others than before."""
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self._masks = [], None
-
-    def on_train_begin(self, logs=None):
-        self._masks = self._bytes()
-
-    def on_train_batch_end(self, batch, logs=None):
-        masks = self._bytes()
-        if masks != self._masks:
-            optimizer = self.model.optimizer
-            optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-            self.steps.append(int(optimizer.iterations.numpy()))
-        self._masks = masks
-
-    def _bytes(self):
-        return [m.tobytes() for m in rigl_keras.get_masks(self.model).values()]
-
-
-def update_steps(model, *callbacks, **options):
-    noted = UpdateSteps()
-    tiny.fit(model, *callbacks, noted, **options)
-    return noted.steps
-
-
 # When updates come
 
 
@@ -53,23 +21,28 @@ def update_steps(model, *callbacks, **options):
 def test_updates_come_at_multiples_of_update_freq(callback):
     model = tiny.sparse_mlp()
     # 4 steps an epoch: an update falls where no epoch does.
-    assert update_steps(model, forever(callback, 3, 0.8), epochs=3) == [3, 6, 9, 12]
+    assert tiny.update_steps(model, tiny.forever(callback, 3, 0.8), epochs=3) == [
+        3,
+        6,
+        9,
+        12,
+    ]
 
 
 def test_none_is_three_quarters_of_the_training_resolved_once():
     model = tiny.sparse_mlp()
     callback = SET(1, 0.8, "constant")
-    assert update_steps(model, callback, epochs=2) == [1, 2, 3, 4, 5, 6]
+    assert tiny.update_steps(model, callback, epochs=2) == [1, 2, 3, 4, 5, 6]
     assert int(callback.state.last_update_step.numpy()) == 6
-    assert update_steps(model, callback, epochs=4) == []
+    assert tiny.update_steps(model, callback, epochs=4) == []
     # A new callback counts from where it begins.
-    assert update_steps(model, SET(1, 0.8, "constant"), epochs=1) == [25, 26, 27]
+    assert tiny.update_steps(model, SET(1, 0.8, "constant"), epochs=1) == [25, 26, 27]
 
 
 def test_never_and_a_given_last_step():
     model = tiny.sparse_mlp()
-    assert update_steps(model, SET(1, 0.8, "constant", 0)) == []
-    assert update_steps(model, SET(1, 0.8, "constant", 6)) == [5, 6]
+    assert tiny.update_steps(model, SET(1, 0.8, "constant", 0)) == []
+    assert tiny.update_steps(model, SET(1, 0.8, "constant", 6)) == [5, 6]
 
 
 def test_cosine_falls_to_0_at_the_last_update():
@@ -173,7 +146,7 @@ def test_bad_arguments_are_refused(callback, options, message):
         callback(**options)
 
 
-@pytest.mark.parametrize("callback", [Static(), forever(RigL), forever(SET)])
+@pytest.mark.parametrize("callback", [Static(), tiny.forever(RigL), tiny.forever(SET)])
 def test_models_that_cannot_be_trained_sparsely_are_refused(callback):
     with pytest.raises(ValueError, match=r"no sparse kernel.*sparsify"):
         tiny.fit(tiny.compiled(tiny.mlp()), callback)
@@ -182,8 +155,8 @@ def test_models_that_cannot_be_trained_sparsely_are_refused(callback):
 def test_two_callbacks_are_refused_and_leave_the_model_usable():
     model = tiny.sparse_mlp()
     with pytest.raises(ValueError, match=r"Two callbacks, Static and SET"):
-        tiny.fit(model, Static(), forever(SET))
-    assert update_steps(model, forever(SET, 2, 0.8)) == [2, 4]
+        tiny.fit(model, Static(), tiny.forever(SET))
+    assert tiny.update_steps(model, tiny.forever(SET, 2, 0.8)) == [2, 4]
 
 
 def unknown_length():
@@ -198,13 +171,13 @@ def test_an_unknown_length_is_refused_where_it_is_needed():
     model = tiny.sparse_mlp()
     with pytest.raises(ValueError, match=r"length is unknown.*steps_per_epoch"):
         model.fit(unknown_length(), verbose=0, callbacks=[SET(1)])
-    model.fit(unknown_length(), verbose=0, callbacks=[forever(SET)])
+    model.fit(unknown_length(), verbose=0, callbacks=[tiny.forever(SET)])
     model.fit(
         unknown_length().repeat(), verbose=0, steps_per_epoch=4, callbacks=[SET(1)]
     )
     model = tiny.sparse_mlp(steps_per_execution=2)
     with pytest.raises(ValueError, match=r"length is unknown|size of the data"):
-        model.fit(unknown_length(), verbose=0, callbacks=[forever(SET)])
+        model.fit(unknown_length(), verbose=0, callbacks=[tiny.forever(SET)])
 
 
 def test_gradient_accumulation_is_refused():
@@ -212,7 +185,7 @@ def test_gradient_accumulation_is_refused():
         pytest.skip("only Keras 3 accumulates gradients")
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match="gradient_accumulation_steps"):
-        tiny.fit(tiny.sparse_mlp(optimizer), forever(RigL))
+        tiny.fit(tiny.sparse_mlp(optimizer), tiny.forever(RigL))
 
 
 # Several steps in one execution
@@ -230,7 +203,7 @@ def test_gradient_accumulation_is_refused():
 )
 def test_updates_at_the_end_of_an_execution(size, every, epochs, expected):
     model = tiny.sparse_mlp(steps_per_execution=size)
-    steps = update_steps(model, forever(RigL, every, 0.8), epochs=epochs)
+    steps = tiny.update_steps(model, tiny.forever(RigL, every, 0.8), epochs=epochs)
     assert steps == expected
     assert int(model.optimizer.iterations.numpy()) == 4 * epochs
 
@@ -239,17 +212,17 @@ def test_updates_at_the_end_of_an_execution(size, every, epochs, expected):
 def test_updates_inside_an_execution_are_refused(size, every):
     model = tiny.sparse_mlp(steps_per_execution=size)
     with pytest.raises(ValueError, match=r"inside an execution of .*update_freq"):
-        tiny.fit(model, forever(RigL, every), epochs=3)
+        tiny.fit(model, tiny.forever(RigL, every), epochs=3)
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
 def test_what_is_due_after_the_trainings_end_does_not_matter():
     model = tiny.sparse_mlp(steps_per_execution=3)
     # Executions end at 3, 4, 7, 8; 9 would be inside one of a third epoch.
-    assert update_steps(model, forever(RigL, 9), epochs=2) == []
+    assert tiny.update_steps(model, tiny.forever(RigL, 9), epochs=2) == []
     model = tiny.sparse_mlp(steps_per_execution=3)
     x, y = tiny.data()
-    callback = forever(RigL, 5)
+    callback = tiny.forever(RigL, 5)
     model.fit(
         x, y, batch_size=8, epochs=9, initial_epoch=8, verbose=0, callbacks=[callback]
     )
@@ -258,137 +231,9 @@ def test_what_is_due_after_the_trainings_end_does_not_matter():
 def test_steps_in_one_execution_train_as_steps_alone():
     alone, together = tiny.sparse_mlp(), tiny.sparse_mlp(steps_per_execution=2)
     for model in (alone, together):
-        tiny.fit(model, forever(RigL, 2, 0.6), epochs=2)
+        tiny.fit(model, tiny.forever(RigL, 2, 0.6), epochs=2)
     tiny.assert_same_masks(rigl_keras.get_masks(alone), rigl_keras.get_masks(together))
     tiny.assert_same_masks(tiny.weights(alone), tiny.weights(together))
-
-
-# One training after another
-
-
-def test_a_fit_goes_on_where_the_last_one_ended():
-    once, twice = tiny.sparse_mlp(), tiny.sparse_mlp()
-    tiny.fit(once, forever(RigL, 3, 0.6), epochs=2)
-    callback = forever(RigL, 3, 0.6)
-    tiny.fit(twice, callback)
-    tiny.fit(twice, callback)
-    tiny.assert_same_masks(rigl_keras.get_masks(once), rigl_keras.get_masks(twice))
-    tiny.assert_same_masks(tiny.weights(once), tiny.weights(twice))
-
-
-def test_another_callback_in_the_second_fit():
-    model = tiny.sparse_mlp(keras.optimizers.Adam(0.01))
-    for callback in (forever(RigL), forever(SET), Static(), forever(RigLInverted)):
-        steps = update_steps(model, callback)
-        assert bool(steps) == (type(callback) is not Static)
-        tiny.assert_zero_off_masks(model)
-
-
-def test_a_callback_after_a_fit_without_one():
-    model = tiny.sparse_mlp(keras.optimizers.SGD(0.125, momentum=0.5))
-    tiny.fit(model)
-    # Without the callback momentum is dense; attaching clears it.
-    path = "hidden/kernel"
-    mask = rigl_keras.get_masks(model)[path]
-    assert (tiny.slots(model, path)[0][~mask] != 0).any()
-    seen = []
-
-    def check(model):
-        mask = rigl_keras.get_masks(model)[path]
-        seen.append((tiny.slots(model, path)[0][~mask] == 0).all())
-
-    tiny.fit(model, forever(RigL, 2), tiny.EveryStep(check))
-    assert seen == [True] * 4
-
-
-def test_a_fit_without_callback_changes_no_mask_and_keeps_zeros():
-    model = tiny.sparse_mlp()
-    tiny.fit(model, forever(RigL))
-    masks = rigl_keras.get_masks(model)
-    history = tiny.fit(model)
-    tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
-    tiny.assert_zero_off_masks(model)
-    assert "sparsity" not in history.history
-
-
-@pytest.mark.parametrize("callback", [forever(RigL, 2), Static()])
-def test_another_batch_size_trained_between_two_fits(callback):
-    """Steps traced while no callback was there must not be used with it again."""
-    model = tiny.sparse_mlp(keras.optimizers.SGD(2.0**-6, momentum=0.5))
-    tiny.fit(model, callback, batch_size=8)
-    tiny.fit(model, batch_size=4)
-
-    def check(model):
-        for path, mask in rigl_keras.get_masks(model).items():
-            assert (tiny.slots(model, path)[0][~mask] == 0).all()
-
-    tiny.fit(model, callback, tiny.EveryStep(check), batch_size=4)
-
-
-def test_compiling_again_between_fits():
-    model = tiny.sparse_mlp()
-    callback = forever(RigL, 2, 0.8)
-    tiny.fit(model, callback)
-    tiny.compiled(model, keras.optimizers.Adam(0.01), loss="mae")
-    assert update_steps(model, callback) == [2, 4]
-    tiny.assert_zero_off_masks(model)
-
-
-def test_compiling_again_with_the_same_optimizer_and_another_loss():
-    model = tiny.sparse_mlp(keras.optimizers.SGD(0.0))
-    callback = Static()
-    first = tiny.fit(model, callback).history["loss"]
-    tiny.compiled(model, model.optimizer, loss="mae")
-    second = tiny.fit(model, callback).history["loss"]
-    x, y = tiny.data()
-    assert second != first
-    assert second[0] == pytest.approx(np.abs(model.predict(x, verbose=0) - y).mean())
-
-
-def test_one_callback_for_two_models():
-    callback = forever(SET, 2, 0.8)
-    for model in (tiny.sparse_mlp(), tiny.sparse_mlp(seed=1)):
-        assert update_steps(model, callback) == [2, 4]
-
-
-class StopError(Exception):
-    pass
-
-
-def broken_off(model, *callbacks):
-    def fail(model):
-        raise StopError
-
-    with pytest.raises(StopError):
-        tiny.fit(model, *callbacks, tiny.EveryStep(fail))
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_a_fit_after_one_that_broke_off(same):
-    model = tiny.sparse_mlp()
-    callback = forever(RigL, 2, 0.8)
-    broken_off(model, callback)
-    callback = callback if same else forever(SET, 2, 0.8)
-    assert update_steps(model, callback) == [2, 4]
-    tiny.assert_zero_off_masks(model)
-
-
-def test_a_callback_of_a_fit_that_broke_off_does_nothing_in_another():
-    model = tiny.sparse_mlp()
-    broken_off(model, forever(SET, 1, 0.8))
-    masks = rigl_keras.get_masks(model)
-    history = tiny.fit(model, epochs=2)
-    tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
-    assert "sparsity" not in history.history
-
-
-def test_the_model_is_left_as_it_was():
-    model = tiny.sparse_mlp()
-    tiny.fit(model)
-    attributes = set(vars(model)), set(vars(model.optimizer))
-    callback = forever(RigL)
-    tiny.fit(model, callback)
-    assert (set(vars(model)), set(vars(model.optimizer))) == attributes
 
 
 # What is reported
@@ -405,7 +250,7 @@ class Logs(keras.callbacks.Callback):
 
 def test_logs_reach_history_and_callbacks_before_and_after():
     model, before, after = tiny.sparse_mlp(), Logs(), Logs()
-    history = tiny.fit(model, before, forever(RigL, 2, 0.25), after, epochs=2)
+    history = tiny.fit(model, before, tiny.forever(RigL, 2, 0.25), after, epochs=2)
     assert history.history["sparsity"] == [0.5, 0.5]
     assert history.history["drop_fraction"] == [0.25, 0.25]
     for logs in (before.seen, after.seen):
@@ -426,7 +271,7 @@ def test_logs_reach_csv_and_tensorboard(tmp_path):
         tiny.sparse_mlp(),
         keras.callbacks.CSVLogger(file),
         keras.callbacks.TensorBoard(logdir),
-        forever(RigL, 2, 0.25),
+        tiny.forever(RigL, 2, 0.25),
         epochs=2,
     )
     with open(file) as rows:
@@ -440,7 +285,7 @@ def test_logs_reach_csv_and_tensorboard(tmp_path):
 
 def test_validation_and_evaluate_are_left_alone():
     model = tiny.sparse_mlp(metrics=["mae"])
-    history = tiny.fit(model, forever(RigL), validation_data=tiny.data(16))
+    history = tiny.fit(model, tiny.forever(RigL), validation_data=tiny.data(16))
     assert "val_mae" in history.history and "val_sparsity" not in history.history
     assert set(model.evaluate(*tiny.data(), verbose=0, return_dict=True)) == {
         "loss",
@@ -452,7 +297,7 @@ def test_a_callback_placed_before_sees_the_updated_masks():
     model, seen = tiny.sparse_mlp(), []
     early = tiny.EveryStep(lambda model: seen.append(rigl_keras.get_masks(model)))
     first = rigl_keras.get_masks(model)
-    tiny.fit(model, early, forever(RigL, 2, 0.8))
+    tiny.fit(model, early, tiny.forever(RigL, 2, 0.8))
     tiny.assert_same_masks(seen[0], first)
     assert all((seen[1][path] != first[path]).any() for path in first)
     tiny.assert_same_masks(seen[3], rigl_keras.get_masks(model))
@@ -462,7 +307,7 @@ def test_a_checkpoint_callback_saves_the_updated_masks(tmp_path):
     path = os.path.join(tmp_path, "{epoch}.weights.h5")
     save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True, save_freq=4)
     model = tiny.sparse_mlp()
-    tiny.fit(model, save, forever(RigL, 4, 0.8))
+    tiny.fit(model, save, tiny.forever(RigL, 4, 0.8))
     other = tiny.sparse_mlp(seed=5)
     other.load_weights(path.format(epoch=1))
     tiny.assert_same_masks(rigl_keras.get_masks(other), rigl_keras.get_masks(model))
@@ -490,7 +335,7 @@ def test_gradients_that_are_not_finite_change_no_mask(callback):
             batch_size=8,
             shuffle=False,
             verbose=0,
-            callbacks=[forever(callback, 2)],
+            callbacks=[tiny.forever(callback, 2)],
         )
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
 
@@ -500,7 +345,7 @@ def test_weights_that_are_not_finite_change_no_mask():
     masks = rigl_keras.get_masks(model)
     model.layers[0].layer.kernel.assign(np.full((6, 8), np.nan, np.float32))
     with pytest.warns(UserWarning, match="not finite"):
-        tiny.fit(model, forever(SET))
+        tiny.fit(model, tiny.forever(SET))
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
 
 
@@ -515,8 +360,8 @@ def loss_scaled(optimizer):
 
 
 def test_an_update_skipped_by_loss_scaling_uses_no_older_gradient():
-    model, noted = loss_scaled(keras.optimizers.SGD(2.0**-10)), UpdateSteps()
-    callbacks = [forever(RigL, 2, 0.8), noted]
+    model, noted = loss_scaled(keras.optimizers.SGD(2.0**-10)), tiny.UpdateSteps()
+    callbacks = [tiny.forever(RigL, 2, 0.8), noted]
     options = {"batch_size": 8, "shuffle": False, "verbose": 0}
     x, y = poisoned(at=28)  # in the fourth step
     if tiny.IS_KERAS_3:
@@ -534,7 +379,7 @@ def test_an_update_skipped_by_loss_scaling_uses_no_older_gradient():
 def test_mixed_precision_trains():
     model = loss_scaled(keras.optimizers.Adam(0.01))
     losses = tiny.fit(
-        model, forever(RigL, 2, 0.3), samples=64, epochs=4, shuffle=True
+        model, tiny.forever(RigL, 2, 0.3), samples=64, epochs=4, shuffle=True
     ).history["loss"]
     assert losses[-1] < losses[0]
     tiny.assert_zero_off_masks(model)

@@ -5,7 +5,6 @@ import textwrap
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,15 +74,6 @@ def tokens():
     )
 
 
-def batch(model, size=3):
-    generator = np.random.RandomState(0)
-    inputs = [
-        generator.randint(0, 5, (size, *shape[1:])).astype(np.float32)
-        for shape in (tuple(tensor.shape) for tensor in model.inputs)
-    ]
-    return inputs if len(inputs) > 1 else inputs[0]
-
-
 def outputs(model, x):
     result = model.predict(x, verbose=0)
     return result if isinstance(result, list) else [result]
@@ -92,7 +82,7 @@ def outputs(model, x):
 @pytest.mark.parametrize("make", [image_net, two_in_two_out, volumes, tokens, tiny.mlp])
 def test_a_sparse_copy_computes_with_the_masked_weights(make):
     model = make()
-    x = batch(model)
+    x = tiny.batch(model)
     sparse = tiny.sparsify(model, 0.6)
     assert len(tiny.counts(sparse)) >= 2
     tiny.assert_zero_off_masks(sparse)
@@ -118,7 +108,7 @@ def test_strip_gives_a_plain_model_with_the_same_outputs(make):
     model = make()
     names = layer_names(model)
     sparse = tiny.sparsify(model, 0.6)
-    x = batch(sparse)
+    x = tiny.batch(sparse)
     plain = rigl_keras.strip(sparse)
     for output, expected in zip(outputs(plain, x), outputs(sparse, x), strict=True):
         np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-7)
@@ -269,166 +259,6 @@ def test_frozen_layers_are_masked_but_not_updated():
     assert (after["out/kernel"] != before["out/kernel"]).any()
 
 
-class Residual(LAYERS.Layer):
-    """A custom layer that holds others, and builds them when it is called."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.inner = LAYERS.Dense(units, name="inner")
-
-    def call(self, inputs):
-        return inputs + self.inner(inputs)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
-
-
-class BuiltResidual(Residual):
-    def build(self, input_shape):
-        self.inner.build(input_shape)
-        self.built = True
-
-
-@pytest.mark.parametrize("custom", [Residual, BuiltResidual])
-def test_custom_layers_that_hold_dense_layers(custom):
-    model = keras.Sequential(
-        [keras.Input((6,)), custom(6, name="block"), LAYERS.Dense(3, name="out")]
-    )
-    sparse = tiny.compiled(tiny.sparsify(model))
-    assert tiny.counts(sparse) == {"block/inner/kernel": 18, "out/kernel": 9}
-    before = rigl_keras.get_masks(sparse)
-    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, "constant", -1))
-    tiny.assert_zero_off_masks(sparse)
-    after = rigl_keras.get_masks(sparse)
-    assert all((before[path] != after[path]).any() for path in before)
-    plain = rigl_keras.strip(sparse)
-    x, _ = tiny.data()
-    np.testing.assert_allclose(
-        plain.predict(x, verbose=0), sparse.predict(x, verbose=0), rtol=1e-6
-    )
-
-
-class Block(LAYERS.Layer):
-    """Weights of equal shapes, so that a mix-up would not be noticed by Keras."""
-
-    def __init__(self, units, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.first = LAYERS.Dense(units, name="first")
-        self.norm = LAYERS.BatchNormalization(name="norm")
-        self.last = LAYERS.Dense(units, name="last")
-
-    def call(self, inputs, training=None):
-        return self.last(self.norm(self.first(inputs), training=training))
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
-
-
-def sequential_block(units, name):
-    layers = [
-        keras.Input((units,)),
-        LAYERS.Dense(units, name="first"),
-        LAYERS.BatchNormalization(name="norm"),
-        LAYERS.Dense(units, name="last"),
-    ]
-    return keras.Sequential(layers, name=name)
-
-
-def randomise(model):
-    for index, weight in enumerate(model.weights):
-        if weight.dtype not in ("bool", tf.bool):
-            values = np.random.RandomState(index).rand(*weight.shape)
-            weight.assign(values.astype(np.float32) + 0.5)
-    rigl_keras.set_masks(model, rigl_keras.get_masks(model))
-
-
-@pytest.mark.parametrize("block", [Block, sequential_block])
-def test_every_weight_of_a_block_goes_where_it_belongs(block):
-    model = keras.Sequential([keras.Input((4,)), block(4, name="block")])
-    randomise(model)
-    sparse = tiny.sparsify(model)
-    masks = rigl_keras.get_masks(sparse)
-    for kernel in kernels.find_kernels(model):
-        kernel.variable.assign(kernel.variable.numpy() * masks[kernel.path])
-    x = tiny.integers((3, 4))
-    expected = model.predict(x, verbose=0)
-    np.testing.assert_allclose(sparse.predict(x, verbose=0), expected, rtol=1e-5)
-    plain = rigl_keras.strip(sparse)
-    np.testing.assert_allclose(plain.predict(x, verbose=0), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("block", [Block, sequential_block])
-def test_stripping_a_wrapped_block_with_normalisation(block):
-    wrapped = Sparse(block(4, name="block"), 0.5, seed=0)
-    model = keras.Sequential([keras.Input((4,)), wrapped, LAYERS.Dense(2, name="out")])
-    randomise(model)
-    x = tiny.integers((3, 4))
-    plain = rigl_keras.strip(model)
-    np.testing.assert_allclose(
-        plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5
-    )
-
-
-def test_an_adapted_normalisation_is_kept():
-    norm = LAYERS.Normalization()
-    norm.adapt(tiny.integers((20, 6), low=3, high=9))
-    model = keras.Sequential([keras.Input((6,)), norm, LAYERS.Dense(3, name="d")])
-    sparse = tiny.sparsify(model)
-    model.layers[-1].kernel.assign(tiny.weights(sparse)["d/kernel"])
-    x, _ = tiny.data()
-    expected = model.predict(x, verbose=0)
-    for copy in (sparse, rigl_keras.strip(sparse)):
-        np.testing.assert_allclose(copy.predict(x, verbose=0), expected, rtol=1e-5)
-
-
-def attention_net():
-    inputs = keras.Input((5, 6))
-    x = LAYERS.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
-    x = LAYERS.LayerNormalization()(x + inputs)
-    return keras.Model(inputs, LAYERS.Dense(3, name="out")(x))
-
-
-def test_attention():
-    model = attention_net()
-    sparse = tiny.sparsify(model, 0.5)
-    assert set(tiny.counts(sparse)) == {
-        *(f"attention/{n}/kernel" for n in ("query", "key", "value")),
-        "attention/attention_output/kernel",
-        "out/kernel",
-    }
-    x = batch(model)
-    np.testing.assert_allclose(
-        rigl_keras.strip(sparse)(x), sparse(x), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_a_sequential_without_an_input_built_by_build():
-    model = keras.Sequential([LAYERS.Dense(4, name="a"), LAYERS.Dense(2, name="b")])
-    model.build((None, 6))
-    sparse = tiny.sparsify(model)
-    assert tiny.counts(sparse) == {"a/kernel": 12, "b/kernel": 4}
-    x = tiny.integers((3, 6))
-    np.testing.assert_allclose(rigl_keras.strip(sparse)(x), sparse(x), rtol=1e-6)
-
-
-def test_a_sequential_without_an_input_built_by_a_call():
-    model = keras.Sequential([LAYERS.Dense(4, name="a"), LAYERS.Dense(2, name="b")])
-    model(tiny.integers((3, 6)))
-    assert tiny.counts(tiny.sparsify(model)) == {"a/kernel": 12, "b/kernel": 4}
-
-
-def test_under_a_strategys_scope():
-    strategy = tiny.two_replicas()
-    with strategy.scope():
-        model = tiny.mlp()
-        sparse = tiny.sparsify(model)
-    alone = tiny.sparsify(tiny.mlp())
-    tiny.assert_same_masks(rigl_keras.get_masks(sparse), rigl_keras.get_masks(alone))
-    tiny.assert_zero_off_masks(sparse)
-
-
 def subclassed():
     class Net(keras.Model):
         def __init__(self):
@@ -509,7 +339,7 @@ def test_two_kernels_of_one_path_are_refused_by_name():
 def test_a_stripped_model_loads_without_this_package(tmp_path):
     sparse = tiny.sparsify(image_net(), 0.8)
     plain = rigl_keras.strip(sparse)
-    x = batch(sparse)
+    x = tiny.batch(sparse)
     path = os.path.join(tmp_path, "plain.keras")
     plain.save(path)
     np.save(os.path.join(tmp_path, "x.npy"), x)
@@ -534,7 +364,7 @@ def test_a_sparse_model_loads_from_its_file_and_sparsified_again(tmp_path):
     path = os.path.join(tmp_path, "sparse.keras")
     sparse.save(path)
     loaded = keras.models.load_model(path)
-    x = batch(sparse)
+    x = tiny.batch(sparse)
     np.testing.assert_array_equal(loaded(x), sparse(x))
     tiny.assert_same_masks(rigl_keras.get_masks(loaded), rigl_keras.get_masks(sparse))
     again = tiny.sparsify(rigl_keras.strip(loaded), 0.8, method="magnitude")

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +49,7 @@ def tfds_dir(tmp_path_factory):
         def _generate_examples(self):
             raise NotImplementedError("The splits are given whole.")
 
-    def tiny(name, features, splits, supervised_keys=None):
+    def make(name, features, splits, supervised_keys=None):
         body = {"features": features, "supervised_keys": supervised_keys}
         return type(name, (Tiny,), body | {"splits": staticmethod(splits)})
 
@@ -69,7 +70,7 @@ def tfds_dir(tmp_path_factory):
 
     image, label = tfds.features.Image, tfds.features.ClassLabel(num_classes=3)
     builders = [
-        tiny(
+        make(
             "TinyGrey",
             {"image": image(shape=GREY_SHAPE), "label": label, "number": np.int64},
             lambda: {
@@ -80,7 +81,7 @@ def tfds_dir(tmp_path_factory):
             supervised_keys=("image", "label"),
         ),
         # Found by the types of its features; no split "test".
-        tiny(
+        make(
             "TinyColour",
             {
                 "photo": image(shape=(None, None, 3)),
@@ -88,18 +89,18 @@ def tfds_dir(tmp_path_factory):
             },
             lambda: {"train": colour(7), "validation": colour(4)},
         ),
-        tiny(
+        make(
             "TinyDeep",
             {"image": image(shape=(2, 2, 1), dtype=np.uint16), "label": label},
             lambda: {"train": [{"image": np.zeros((2, 2, 1), np.uint16), "label": 1}]},
         ),
-        tiny(
+        make(
             "TinyText",
             {"text": tfds.features.Text(), "label": label},
             lambda: {"train": [{"text": "one", "label": 1}]},
         ),
     ]
-    tiny("TinyOffline", {"label": label}, offline)  # Registered, never prepared.
+    make("TinyOffline", {"label": label}, offline)  # Registered, never prepared.
     folder = tmp_path_factory.mktemp("tfds")
     # TFDS would interleave files by 16 records, were it not told to keep their order.
     config = tfds.download.DownloadConfig(num_shards=2)
@@ -326,7 +327,7 @@ def test_batches_hold_scaled_images_with_their_labels():
 
 def test_replicas_share_the_batches_of_one_device():
     images, labels = numbered(50)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = tiny.two_replicas()
     for dataset in (
         data.batches(images, labels, 16, 3, 12, seed=0),
         data.evaluation_batches(images, labels, 16),

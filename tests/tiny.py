@@ -33,6 +33,16 @@ def data(samples=32, inputs=INPUTS, outputs=OUTPUTS):
     return integers((samples, inputs), 1), integers((samples, outputs), 2)
 
 
+def batch(model, size=3):
+    """One batch of small integers for every input of a model."""
+    generator = np.random.RandomState(0)
+    inputs = [
+        generator.randint(0, 5, (size, *shape[1:])).astype(np.float32)
+        for shape in (tuple(tensor.shape) for tensor in model.inputs)
+    ]
+    return inputs if len(inputs) > 1 else inputs[0]
+
+
 def mlp(**options):
     """6 → 8 → 3; every kernel has a shape of its own."""
     return keras.Sequential(
@@ -142,3 +152,37 @@ class EveryStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._function(self.model)
+
+
+def forever(callback=rigl_keras.SET, every=1, fraction=0.5, **options):
+    """A callback that updates masks, by the same fraction, until the training ends."""
+    return callback(every, fraction, "constant", last_update_step=-1, **options)
+
+
+class UpdateSteps(keras.callbacks.Callback):
+    """Notes after which of the optimizer's steps the masks were others than before."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self._masks = [], None
+
+    def on_train_begin(self, logs=None):
+        self._masks = self._bytes()
+
+    def on_train_batch_end(self, batch, logs=None):
+        masks = self._bytes()
+        if masks != self._masks:
+            optimizer = self.model.optimizer
+            optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+            self.steps.append(int(optimizer.iterations.numpy()))
+        self._masks = masks
+
+    def _bytes(self):
+        return [m.tobytes() for m in rigl_keras.get_masks(self.model).values()]
+
+
+def update_steps(model, *callbacks, **options):
+    """Trains and returns the optimizer's steps that changed masks."""
+    noted = UpdateSteps()
+    fit(model, *callbacks, noted, **options)
+    return noted.steps
