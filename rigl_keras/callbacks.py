@@ -55,6 +55,7 @@ class Static(keras.callbacks.Callback):
         if self._attachment is None or not self._attachment.fits(model):
             self._attachment = self._make_attachment(model)
             self._train_function = None
+        self._prepare_state(model)
 
     def on_train_begin(self, logs=None):
         """Attaches to the model and its optimizer."""
@@ -74,6 +75,9 @@ class Static(keras.callbacks.Callback):
 
     def _make_attachment(self, model):
         return Attachment(model)
+
+    def _prepare_state(self, model):
+        pass
 
     def _refuse_or_end_other(self):
         other = _in_charge.get(self.model)
@@ -166,18 +170,7 @@ class _Dynamic(Static):
         super().on_train_begin(logs)
         self._logs["drop_fraction"] = float(self.state.drop_fraction.numpy())
 
-    def prepare(self, model):
-        """Creates the optimizer's slots and all of `state`, ahead of `fit`.
-
-        Only needed where a checkpoint is restored before `fit` and must find them.
-
-        Args:
-          model: a compiled model with sparse kernels.
-
-        Raises:
-          ValueError: when the model cannot be trained sparsely.
-        """
-        super().prepare(model)
+    def _prepare_state(self, model):
         state = self.state
         with model.distribute_strategy.scope():
             if not hasattr(state, "last_update_step"):
