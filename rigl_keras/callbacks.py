@@ -9,9 +9,9 @@ from tensorflow import keras
 
 from rigl_keras import compat, mask_updaters, schedules
 from rigl_keras.attachment import Attachment
+from rigl_keras.checks import check_int
 from rigl_keras.grow_data import check_grow_data
 
-_SCHEDULES = ("cosine", "constant", "lr")
 _UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
 
 # Which callback trains a model's masks right now.
@@ -150,14 +150,14 @@ class _Dynamic(Static):
         seed=0,
     ):
         super().__init__()
-        self.update_freq = _checked_int("update_freq", update_freq, minimum=1)
+        self.update_freq = check_int("update_freq", update_freq, minimum=1)
         self.drop_fraction = schedules.check_fraction(drop_fraction)
-        self.schedule = _checked_schedule(schedule, last_update_step)
+        self.schedule = schedules.check_schedule(schedule, last_update_step)
         if last_update_step is not None:
-            _checked_int("last_update_step", last_update_step, schedules.FOREVER)
+            check_int("last_update_step", last_update_step, schedules.FOREVER)
         self.last_update_step = last_update_step
         self.grow_data = None
-        self.seed = _checked_int("seed", seed, minimum=0)
+        self.seed = check_int("seed", seed, minimum=0)
         self._known_missing: set[str] = set()
         self._next_update = None
         self._executions_to_next = 0
@@ -407,27 +407,3 @@ class RigLInverted(RigL):
     """
 
     _updater = mask_updaters.RigLInverted
-
-
-def _checked_int(name, value, minimum):
-    try:
-        whole = int(value) == value and not isinstance(value, bool)
-    except (TypeError, ValueError):
-        whole = False
-    if not whole or value < minimum:
-        raise ValueError(f"Expected {name} to be an int >= {minimum}, got {value!r}.")
-    return int(value)
-
-
-def _checked_schedule(schedule, last_update_step):
-    if not callable(schedule) and schedule not in _SCHEDULES:
-        raise ValueError(
-            f"Expected `schedule` to be one of {_SCHEDULES} or a function from the "
-            f"step to a fraction, but got {schedule!r}."
-        )
-    if schedule == "cosine" and last_update_step == schedules.FOREVER:
-        raise ValueError(
-            "The cosine schedule falls to 0 at last_update_step, and -1 means that "
-            "there is none. Give the step, or use schedule='constant' or 'lr'."
-        )
-    return schedule

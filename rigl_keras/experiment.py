@@ -22,6 +22,7 @@ from rigl_keras import (
     kernels,
     networks,
 )
+from rigl_keras.checks import check_int
 from rigl_keras.layers import sparse_kernels
 
 load_data = gin.external_configurable(data.load, "data")
@@ -377,16 +378,6 @@ def refuse_unavailable(settings):
             raise ValueError(
                 f"{name}={value!r} is not available yet; leave it at {available!r}."
             )
-
-
-def check_int(name, value, minimum):
-    """Refuses what is no int of at least `minimum`.
-
-    Raises:
-      ValueError: naming the setting.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"Expected {name} to be an int >= {minimum}, got {value!r}.")
 
 
 def _check_positive(name, value):

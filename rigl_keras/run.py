@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from rigl_keras import compat, data, experiment, results
 from rigl_keras.checkpoints import Checkpoints, steps
+from rigl_keras.checks import check_int
 from rigl_keras.loggers import METRICS_FILE, CheckpointSaver, RunLogger
 from rigl_keras.summary import summary
 
@@ -52,7 +53,7 @@ class TrainingConfig:
             "save_freq",
             "log_freq",
         ):
-            experiment.check_int(f"training.{name}", getattr(self, name), minimum=1)
+            check_int(f"training.{name}", getattr(self, name), minimum=1)
         experiment.refuse_unavailable(
             {
                 "training.use_metainit": (self.use_metainit, False),

@@ -2,6 +2,7 @@
 
 import math
 
+NAMES = ("cosine", "constant", "lr")
 FOREVER = -1  # as `last_update_step`: no last update
 NEVER = 0  # as `last_update_step`: no update at all
 
@@ -118,3 +119,23 @@ def check_fraction(fraction, what="drop_fraction"):
             f"Expected {what} to be a number in [0, 1], but got {fraction!r}."
         )
     return value
+
+
+def check_schedule(schedule, last_update_step):
+    """Returns a schedule of drop fractions as it came.
+
+    Raises:
+      ValueError: when it is neither a name in `NAMES` nor a function, or needs a last
+        update and has none.
+    """
+    if not callable(schedule) and schedule not in NAMES:
+        raise ValueError(
+            f"Expected `schedule` to be one of {NAMES} or a function from the step to "
+            f"a fraction, but got {schedule!r}."
+        )
+    if schedule == "cosine" and last_update_step == FOREVER:
+        raise ValueError(
+            "The cosine schedule falls to 0 at last_update_step, and -1 means that "
+            "there is none. Give the step, or use schedule='constant' or 'lr'."
+        )
+    return schedule

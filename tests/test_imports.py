@@ -14,6 +14,7 @@ PACKAGE = ROOT / "rigl_keras"
 # subpackage is written "analysis.hessian", the subpackage itself "analysis".
 LAYERS = [
     {
+        "checks",
         "compat",
         "config_path",
         "distributions",
