@@ -128,9 +128,9 @@ def random_states(layer):
     Keras 3 keeps them out of `weights` and of `tf.train.Checkpoint`; Keras 2 draws
     from TensorFlow's global state and has none.
     """
-    weights = {id(weight) for weight in layer.weights}
     if not IS_KERAS_3:
         return []
+    weights = {id(weight) for weight in layer.weights}
     return [
         variable
         for variable in layer.variables
@@ -225,11 +225,13 @@ def _hook_gradients(optimizer, hook):
     apply_gradients = optimizer.apply_gradients
 
     def hooked(grads_and_vars, name=None, **kwargs):
-        gradients, variables = zip(*grads_and_vars, strict=True)
+        grads_and_vars = list(grads_and_vars)
+        gradients = [gradient for gradient, _ in grads_and_vars]
+        variables = [variable for _, variable in grads_and_vars]
         summed = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
             "experimental_aggregate_gradients", True
         )
-        gradients = hook(list(gradients), list(variables), summed)
+        gradients = hook(gradients, variables, summed)
         return apply_gradients(
             list(zip(gradients, variables, strict=True)), name=name, **kwargs
         )

@@ -41,11 +41,7 @@ class GradientHook:
             self.highest_learning_rate = _scalar_of_first_replica(0.0, tf.float32)
 
     def attach(self):
-        """Puts the hook on the optimizer.
-
-        Raises:
-          ValueError: when another one is on it.
-        """
+        """Puts the hook on the optimizer."""
         self._undo = compat.set_gradient_hook(self._optimizer, self._on_gradients)
 
     def detach(self):

@@ -166,3 +166,13 @@ def test_under_replicas_the_kept_gradient_is_that_of_the_whole_batch():
         gradient = hook.kept_gradient(kernel.kernel)
     assert hook.has_kept(1)
     np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.skipif(compat.IS_KERAS_3, reason="Keras 3 takes no empty list itself")
+def test_a_step_without_gradients_passes():
+    model = one_layer(keras.optimizers.SGD(0.125))
+    hook, (kernel,) = make_hook(model)
+    hook.attach()
+    before = kernel.kernel.numpy()
+    model.optimizer.apply_gradients([])
+    np.testing.assert_array_equal(kernel.kernel.numpy(), before)
