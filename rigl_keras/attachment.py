@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
+from rigl_keras.batch_gradients import BatchGradients
 from rigl_keras.gradient_hook import GradientHook
-from rigl_keras.grow_data import GrowData
 from rigl_keras.layers import sparse_kernels
 from rigl_keras.mask_updaters import KernelState, surviving
 from rigl_keras.optimizer_state import find_slots
@@ -19,8 +19,8 @@ class Attachment:
 
     Args:
       model: a compiled model with sparse kernels.
-      updater: a `MaskUpdater`, or None for masks that stay as they are.
-      grow_data: None, or the batch that `GrowData` takes the growing gradient from.
+      updater: a `MaskUpdater` or `Pruner`; None for masks that stay as they are.
+      grow_data: None, or the batch that `BatchGradients` takes the growing gradient from.
       follow_learning_rate: whether `highest_learning_rate` is wanted.
       seed: int, for the updater's random draws.
 
@@ -57,16 +57,23 @@ class Attachment:
         self._kernels = kernels
         # Paths of those that the loss does not depend on, known after an update.
         self.kernels_without_gradient: list[str] = []
+        self._remembered: list = []
         updated = [each for _, each in self._indexed]
         with self._strategy.scope():
             self._slots = find_slots(self.optimizer, variables, updated)
             self._grow_data = None
             if grow_data is not None:
-                self._grow_data = GrowData(model, grow_data, updated)
+                self._grow_data = BatchGradients(
+                    model, grow_data, [each.kernel for each in updated]
+                )
             needs_gradient = updater is not None and updater.needs_gradient
             self._keeps_gradient = needs_gradient and grow_data is None
             self.hook = GradientHook(
-                self.optimizer, updated, self._keeps_gradient, follow_learning_rate
+                self.optimizer,
+                updated,
+                self._keeps_gradient,
+                follow_learning_rate,
+                getattr(updater, "gradient_decay", 0.0),
             )
             # Autograph has nothing to convert here, and takes a second to find out.
             self._compiled_update = tf.function(self._update, autograph=False)
@@ -105,17 +112,43 @@ class Attachment:
             active = int(self._compiled_count())
         return 1 - active / sum(int(np.prod(k.kernel.shape)) for k in self._kernels)
 
+    @property
+    def paths(self):
+        """The paths of the kernels whose masks may change."""
+        return [each.path for _, each in self._indexed]
+
+    def smallest_magnitudes(self):
+        """The smallest magnitude among the active weights of each such kernel."""
+        return [
+            tf.reduce_min(
+                tf.abs(tf.boolean_mask(compat.raw(e.kernel), compat.raw(e.mask)))
+            )
+            for _, e in self._indexed
+        ]
+
     def expect_update(self, step):
         """Has the gradient of the step that ends at `step` kept; None keeps none."""
         with self._strategy.scope():
             self.hook.keep_at(step)
 
-    def update(self, step, drop_fraction):
+    def remember_weights(self):
+        """Notes weights and optimizer state, for `update` to go back to."""
+        self._remembered = [
+            (variable, tf.identity(variable))
+            for variable in map(compat.raw, self._moved_by_a_step())
+        ]
+
+    def _moved_by_a_step(self):
+        optimizer = compat.innermost_optimizer(self.optimizer)
+        state = [v for v in optimizer.variables if v is not optimizer.iterations]
+        return [*self.model.trainable_variables, *state]
+
+    def update(self, step, amount):
         """Updates all masks once, between two training steps.
 
         Args:
-          step: int, the optimizer's iteration count now.
-          drop_fraction: float in [0, 1].
+          step: int, the training step that the update belongs to.
+          amount: float, the drop fraction or, of a pruner, the sparsity.
 
         Returns:
           None when it was done, or a text that says why nothing was changed.
@@ -126,14 +159,17 @@ class Attachment:
                 "scaling does, or did not go through the model's optimizer"
             )
         with self._strategy.scope():
+            for variable, value in self._remembered:
+                variable.assign(value)
+            self._remembered = []
             finite = self._compiled_update(
-                tf.constant(step, tf.int64), tf.constant(drop_fraction, tf.float32)
+                tf.constant(step, tf.int64), tf.constant(amount, tf.float32)
             )
         if not bool(finite):
             return "weights or gradients are not finite"
         return None
 
-    def _update(self, step, drop_fraction):
+    def _update(self, step, amount):
         jobs, missing = [], []
         gradients = self._growing_gradients()
         for (index, each), slots, gradient in zip(
@@ -151,8 +187,8 @@ class Attachment:
             jobs.append((each, slots, state))
         self.kernels_without_gradient = missing
         finite = tf.reduce_all([_is_finite(state) for _, _, state in jobs] or [True])
-        for each, slots, state in jobs:
-            mask = self._updater.new_mask(state, drop_fraction)
+        masks = self._updater.new_masks([state for _, _, state in jobs], amount)
+        for (each, slots, state), mask in zip(jobs, masks, strict=True):
             mask = tf.where(finite, mask, state.mask)
             _set_mask(each, slots, state.mask, mask)
         return finite
@@ -179,9 +215,10 @@ def _check_model(model, kernels):
     if not kernels:
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to train "
-            "sparsely. Make it sparse first: model = rigl_keras.sparsify(model), then "
-            "compile it. A model of Sparse layers that is not built yet has none "
-            "either: call model.build(input_shape), or the model on a batch."
+            "sparsely. Make it sparse first: model = rigl_keras.sparsify(model), with "
+            "sparsity=0 for pruning, then compile it. A model of Sparse layers that is "
+            "not built yet has none either: call model.build(input_shape), or the "
+            "model on a batch."
         )
     if getattr(model, "optimizer", None) is None:
         raise ValueError(

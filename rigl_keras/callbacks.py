@@ -1,29 +1,23 @@
-"""Keras callbacks that train sparsely, one per algorithm."""
+"""Keras callbacks that train sparsely with masks that stay or that evolve."""
 
 import warnings
-import weakref
-from typing import Any
 
 import tensorflow as tf
-from tensorflow import keras
 
 from rigl_keras import compat, mask_updaters, schedules
 from rigl_keras.attachment import Attachment
+from rigl_keras.batch_gradients import check_batch
 from rigl_keras.checks import check_int
-from rigl_keras.grow_data import check_grow_data
+from rigl_keras.sparse_training import SparseTraining
 
 _UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
 
-# Which callback trains a model's masks right now.
-_in_charge: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-
-class Static(keras.callbacks.Callback):
+class Static(SparseTraining):
     """Trains a sparse model whose masks stay as they are.
 
-    Gradients of masked weights are masked before the optimizer sees them, so momentum,
-    Adam's moments and clipping by norm are those of a sparse model. Adds "sparsity",
-    the share of zeros among the masked kernels' weights, to the training logs.
+    Adds "sparsity", the share of zeros among the masked kernels' weights, to the
+    training logs.
 
     Raises:
       ValueError: at the start of training, when the model has no sparse kernel, or its
@@ -32,111 +26,8 @@ class Static(keras.callbacks.Callback):
     Source: Evci et al. 2022, "Scratch".
     """
 
-    def __init__(self):
-        super().__init__()
-        self.state = tf.Module(name="sparse_training")
-        self._attachment: Any = None
-        self._train_function: Any = None
-        self._handle = self._run  # one object, to recognise it
-        self._is_left_behind = False
-        self._logs: dict[str, float] = {}
 
-    def prepare(self, model):
-        """Creates the optimizer's slots and all of `state`, ahead of `fit`.
-
-        Only needed where a checkpoint is restored before `fit` and must find them.
-
-        Args:
-          model: a compiled model with sparse kernels.
-
-        Raises:
-          ValueError: when the model cannot be trained sparsely.
-        """
-        if self._attachment is None or not self._attachment.fits(model):
-            self._attachment = self._make_attachment(model)
-            self._train_function = None
-        self._prepare_state(model)
-
-    def on_train_begin(self, logs=None):
-        """Attaches to the model and its optimizer."""
-        self._refuse_or_end_other()
-        self.prepare(self.model)
-        self._attachment.attach()
-        _in_charge[self.model] = self
-        self._logs = {"sparsity": self._attachment.sparsity()}
-        self._wrap_train_function()
-
-    def on_train_end(self, logs=None):
-        """Leaves the model as it was, but for weights, masks and optimizer state."""
-        if _in_charge.get(self.model) is self:
-            del _in_charge[self.model]
-            vars(self.model).pop("make_train_function", None)
-            self._attachment.detach()
-
-    def _make_attachment(self, model):
-        return Attachment(model)
-
-    def _prepare_state(self, model):
-        pass
-
-    def _refuse_or_end_other(self):
-        other = _in_charge.get(self.model)
-        if other is None:
-            return
-        if other is not self and other.params is self.params:
-            raise ValueError(
-                f"Two callbacks, {type(other).__name__} and {type(self).__name__}, "
-                "would train the same sparse kernels. Use one of them."
-            )
-        other.on_train_end()  # A training that broke off left it behind.
-
-    def _wrap_train_function(self):
-        """Puts `_run` in the place of the model's train function.
-
-        So an update happens before any callback sees the step's end, wherever this one
-        stands in the list: a checkpoint at an update's step holds the updated masks.
-        """
-        model = self.model
-        # `compile` and trainings without this callback put another one there; what was
-        # traced then does not mask gradients.
-        if self._train_function is None or model.train_function is not self._handle:
-            model.make_train_function(force=True)
-            self._train_function = model.train_function
-        model.train_function = self._handle
-        self._is_left_behind = False
-        # Past Keras, which tracks attributes.
-        object.__setattr__(model, "make_train_function", self._make_train_function)
-
-    def _make_train_function(self, *args, **kwargs):
-        """Keras asks for the train function when a training begins: a later one."""
-        self._is_left_behind = True
-        model = self.model
-        return type(model).make_train_function(model, *args, **kwargs)
-
-    def _run(self, iterator):
-        if _in_charge.get(self.model) is not self or self._is_left_behind:
-            return self._run_without(iterator)
-        logs = self._train_function(iterator)
-        self._after_steps()
-        return {**logs, **self._logs} if isinstance(logs, dict) else logs
-
-    def _run_without(self, iterator):
-        """Runs the steps of a training that this callback is no part of."""
-        if _in_charge.get(self.model) is self:
-            warnings.warn(
-                f"{type(self).__name__}: its training broke off and another has begun "
-                "without it, so it no longer takes part.",
-                stacklevel=2,
-            )
-            self.on_train_end()
-        self.model.make_train_function(force=True)
-        return self.model.train_function(iterator)
-
-    def _after_steps(self):
-        pass
-
-
-class _Dynamic(Static):
+class _Dynamic(SparseTraining):
     """Updates the masks every `update_freq` steps, by the rule of `_updater`."""
 
     _updater: type[mask_updaters.MaskUpdater]
@@ -148,8 +39,11 @@ class _Dynamic(Static):
         schedule="cosine",
         last_update_step=None,
         seed=0,
+        drop_noise=0.0,
+        skip_weight_step=False,
     ):
         super().__init__()
+        self._algorithm = self._updater(drop_noise)
         self.update_freq = check_int("update_freq", update_freq, minimum=1)
         self.drop_fraction = schedules.check_fraction(drop_fraction)
         self.schedule = schedules.check_schedule(schedule, last_update_step)
@@ -158,6 +52,7 @@ class _Dynamic(Static):
         self.last_update_step = last_update_step
         self.grow_data = None
         self.seed = check_int("seed", seed, minimum=0)
+        self.skip_weight_step = bool(skip_weight_step)
         self._known_missing: set[str] = set()
         self._next_update = None
         self._executions_to_next = 0
@@ -204,7 +99,7 @@ class _Dynamic(Static):
     def _make_attachment(self, model):
         return Attachment(
             model,
-            self._updater(),
+            self._algorithm,
             grow_data=self.grow_data,
             follow_learning_rate=self.schedule == "lr",
             seed=self.seed,
@@ -218,6 +113,12 @@ class _Dynamic(Static):
                 "last_update_step=None means 75 % of the training's steps, but this "
                 "training's length is unknown. Pass steps_per_epoch to fit, or a "
                 "last_update_step (-1: updates never stop)."
+            )
+        if self.skip_weight_step and self._steps_per_execution > 1:
+            raise ValueError(
+                "skip_weight_step=True takes single training steps back, which "
+                f"steps_per_execution={self._steps_per_execution} does not allow. "
+                "Compile the model with steps_per_execution=1."
             )
         if unknown and self._steps_per_execution > 1:
             raise ValueError(
@@ -264,6 +165,11 @@ class _Dynamic(Static):
             self._executions_to_next = -(-(due - step) // self._steps_per_execution)
         self._attachment.expect_update(due)
 
+    def _before_steps(self):
+        is_due = self._next_update is not None and self._executions_to_next <= 1
+        if is_due and self.skip_weight_step:
+            self._attachment.remember_weights()
+
     def _after_steps(self):
         if self._next_update is None:
             return
@@ -278,19 +184,10 @@ class _Dynamic(Static):
 
     def _update_masks(self, step):
         fraction = self._drop_fraction_at(step)
-        problem = self._attachment.update(step, fraction)
-        if problem is not None:
-            warnings.warn(
-                f"{type(self).__name__}: no mask update at step {step}: {problem}.",
-                stacklevel=2,
-            )
-            return
-        self._warn_of_missing_gradients()
-        self.state.drop_fraction.assign(fraction)
-        self._logs = {
-            "sparsity": self._attachment.sparsity(),
-            "drop_fraction": fraction,
-        }
+        if self._change_masks(step, fraction):
+            self._warn_of_missing_gradients()
+            self.state.drop_fraction.assign(fraction)
+            self._logs["drop_fraction"] = fraction
 
     def _warn_of_missing_gradients(self):
         missing = set(self._attachment.kernels_without_gradient)
@@ -339,6 +236,10 @@ class SET(_Dynamic):
         stop, 0 never to update. None: 75 % of the training's steps, resolved at the
         first `fit` and kept in `state`.
       seed: int >= 0, for the random draws.
+      drop_noise: float >= 0, standard deviation of the normal noise added to the
+        magnitudes by which weights are dropped.
+      skip_weight_step: whether an update takes the place of its step's weight update,
+        as in the RigL paper: weights and optimizer state are those before that step.
 
     Attributes:
       state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
@@ -370,7 +271,9 @@ class RigL(_Dynamic):
         update, at no extra pass. Or a batch `(x, y)` or `(x, y, sample_weight)`, on
         which the gradient is evaluated after that step, in training mode, without
         changing batch-norm averages.
-      seed: see `SET`; RigL itself draws nothing.
+      seed: see `SET`; RigL itself draws nothing but noise.
+      drop_noise: see `SET`.
+      skip_weight_step: see `SET`.
 
     Attributes:
       state: see `SET`.
@@ -391,10 +294,20 @@ class RigL(_Dynamic):
         last_update_step=None,
         grow_data=None,
         seed=0,
+        drop_noise=0.0,
+        skip_weight_step=False,
     ):
-        super().__init__(update_freq, drop_fraction, schedule, last_update_step, seed)
+        super().__init__(
+            update_freq,
+            drop_fraction,
+            schedule,
+            last_update_step,
+            seed,
+            drop_noise,
+            skip_weight_step,
+        )
         if grow_data is not None:
-            check_grow_data(grow_data)
+            check_batch("grow_data", grow_data)
         self.grow_data = grow_data
 
 
@@ -407,3 +320,28 @@ class RigLInverted(RigL):
     """
 
     _updater = mask_updaters.RigLInverted
+
+
+class SNFS(_Dynamic):
+    """Sparse networks from scratch: grows where the gradient's average is largest.
+
+    As `SET`, but new connections are those whose dense gradient, averaged over the
+    training steps with a share of 0.9 for the past, has the largest magnitude. The
+    average costs 4 bytes a weight and one pass over the weights in every step. How many
+    connections a layer has stays the same: the redistribution of the original method is
+    left out.
+
+    Arguments, attributes and errors are those of `SET`.
+
+    Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", section 3.
+    """
+
+    _updater = mask_updaters.SNFS
+
+    def _prepare_state(self, model):
+        super()._prepare_state(model)
+        averages = self._attachment.hook.gradient_averages
+        for path, before in getattr(self.state, "gradient_averages", {}).items():
+            if path in averages and averages[path] is not before:
+                averages[path].assign(before.read_value())
+        self.state.gradient_averages = averages

@@ -91,6 +91,43 @@ def _damage(path):
     return None
 
 
+def read_model(path):
+    """The variables of the model in a checkpoint.
+
+    Args:
+      path: the checkpoint's, such as "runs/prune/ckpt-11719".
+
+    Returns:
+      A dict from paths, as in `named_variables`, to arrays.
+
+    Raises:
+      ValueError: when there is no checkpoint that can be read, or not of this package's
+        command line.
+    """
+    damage = _damage(path)
+    if damage is not None:
+        raise ValueError(
+            f"Checkpoint {path} cannot be read: {damage}. Give the path of one that "
+            "the command line wrote, such as 'runs/prune/ckpt-11719'."
+        )
+    reader = tf.train.load_checkpoint(path)
+    values = {}
+    for key in reader.get_variable_to_shape_map():
+        match = re.fullmatch(r"model/(.*)/\.ATTRIBUTES/VARIABLE_VALUE", key)
+        if match:
+            values[_unescaped(match.group(1))] = reader.get_tensor(key)
+    if not values:
+        raise ValueError(
+            f"Checkpoint {path} holds no model of this package's command line."
+        )
+    return values
+
+
+def _unescaped(key):
+    """A name as it was before TensorFlow wrote "/" as ".S" and "." as ".."."""
+    return re.sub(r"\.(.)", lambda m: "/" if m.group(1) == "S" else ".", key)
+
+
 def steps(folder):
     """The steps of the checkpoints in a folder, in any order."""
     names = os.listdir(folder) if os.path.isdir(folder) else []

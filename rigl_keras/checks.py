@@ -1,6 +1,7 @@
 """Checks of arguments that several modules share."""
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 
 
 def check_int(name, value, minimum):
@@ -18,3 +19,19 @@ def check_int(name, value, minimum):
     if not is_int or value < minimum:
         raise ValueError(f"Expected {name} to be an int >= {minimum}, got {value!r}.")
     return int(value)
+
+
+def check_not_negative(name, value):
+    """Returns a finite number >= 0 as a float.
+
+    Args:
+      name: what the caller knows the argument by.
+      value: what came.
+
+    Raises:
+      ValueError: when it is no such number.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
+        raise ValueError(f"Expected {name} to be a number >= 0, got {value!r}.")
+    return float(value)

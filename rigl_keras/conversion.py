@@ -12,6 +12,7 @@ from rigl_keras.layers import (
     MaskConstraint,
     Sparse,
     check_initializer,
+    check_mask,
     initial_values,
     sparse_kernels,
 )
@@ -29,6 +30,7 @@ def sparsify(
     seed=0,
     init_seed=None,
     verbose=True,
+    masks=None,
 ):
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
@@ -52,9 +54,12 @@ def sparsify(
       seed: int, for random masks.
       init_seed: int, for the initializer; `seed` when None.
       verbose: bool, whether to print what stays dense.
+      masks: None, or a mapping from kernels' paths to arrays of 0/1 or bool, of their
+        shapes, such as `get_masks` returns: the masks themselves, in place of
+        `sparsity`, `distribution` and `method`. Kernels it leaves out stay dense.
 
     Returns:
-      A model of the same kind and name. Each kernel has
+      A model of the same kind and name. Without `masks` each kernel has
       round((1 - its sparsity) * size) active weights, at least 1.
 
     Raises:
@@ -73,12 +78,19 @@ def sparsify(
             f"Expected `method` to be 'random' or 'magnitude', but got {method!r}."
         )
     found = kernels.find_kernels(model)
-    sparsities = _plan_sparsities(found, sparsity, distribution, overrides)
-    masks = {
-        kernel.path: _first_mask(kernel, sparsities[kernel.path], method, seed, index)
-        for index, kernel in enumerate(found)
-        if kernel.path in sparsities
-    }
+    _check_distinct(found)
+    if masks is None:
+        sparsities = _plan_sparsities(found, sparsity, distribution, overrides)
+        masks = {
+            kernel.path: _first_mask(
+                kernel, sparsities[kernel.path], method, seed, index
+            )
+            for index, kernel in enumerate(found)
+            if kernel.path in sparsities
+        }
+    else:
+        masks = _given_masks(found, masks, overrides)
+        sparsities = {path: float(1 - mask.mean()) for path, mask in masks.items()}
     planned = {
         id(kernel.variable): (sparsities[kernel.path], masks[kernel.path])
         for kernel in found
@@ -184,14 +196,29 @@ def _check_graph_model(model, function):
         )
 
 
+def _check_distinct(found):
+    paths = [kernel.path for kernel in found]
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            "Two kernels of the model have the same path; give its layers different "
+            f"names. Paths: {sorted(paths)}."
+        )
+
+
+def _given_masks(found, masks, overrides):
+    shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in found}
+    unknown = sorted(set(masks) - set(shapes))
+    if unknown or not masks or overrides:
+        raise ValueError(
+            f"Expected `masks` of some of the kernels {list(shapes)} and no "
+            f"`overrides`, got masks of {list(masks)} and overrides {overrides}."
+        )
+    return {path: check_mask(path, masks[path], shapes[path]) for path in masks}
+
+
 def _plan_sparsities(found, sparsity, distribution, overrides):
     """The sparsity of each kernel that gets a mask, by path."""
     shapes = {kernel.path: kernel.connection_shape for kernel in found}
-    if len(shapes) < len(found):
-        raise ValueError(
-            "Two kernels of the model have the same path; give its layers different "
-            f"names. Paths: {sorted(kernel.path for kernel in found)}."
-        )
     own = distributions.overridden(shapes, overrides or {})
     if isinstance(distribution, collections.abc.Mapping):
         planned = {**_named(shapes, distribution), **own}

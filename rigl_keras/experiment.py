@@ -1,54 +1,36 @@
-"""A training run as gin describes it: data, network, masks, optimizer, algorithm.
+"""A training run as gin describes it: seeds, data, optimizer, algorithm.
 
 Every function here that carries `@gin.configurable` is a name in gin files. The names
-and defaults are those of the paper's TF2 code; `masks`, `seeds`, `data` and
-`mask_updater.grow_gradient` are this package's.
+and defaults are those of the paper's TF2 code; `masks`, `seeds`, `data` and what
+docstrings call this package's own are not from there.
 """
 
 import dataclasses
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import gin
 import numpy as np
 from tensorflow import keras
 
-from rigl_keras import (
-    callbacks,
-    compat,
-    conversion,
-    data,
-    init_utils,
-    kernels,
-    networks,
-)
+from rigl_keras import callbacks, data, schedules
 from rigl_keras.checks import check_int
 from rigl_keras.layers import sparse_kernels
+from rigl_keras.mask_updaters import SNIP, GraSP, Magnitude
+from rigl_keras.pruning import Pruning
 
 load_data = gin.external_configurable(data.load, "data")
 
-_NETWORKS = {
-    name: gin.external_configurable(
-        build, name, allowlist=["hidden_sizes", "use_batch_norm"]
-    )
-    for name, build in networks.NETWORKS.items()
-}
-_INITIALIZERS = {
-    name: gin.external_configurable(
-        initialize, f"{name}_init", allowlist=["method", "scale"]
-    )
-    for name, initialize in {
-        "unit_scaled": init_utils.unit_scaled_init,
-        "layer_scaled": init_utils.layer_scaled_init,
-    }.items()
-}
-_ALGORITHMS = {
+_ALGORITHMS: dict[str, Any] = {
     "set": callbacks.SET,
     "rigl": callbacks.RigL,
     "rigl_inverted": callbacks.RigLInverted,
+    "snfs": callbacks.SNFS,
 }
-# The paper's code grows from these records of the training set.
-_GROW_RECORDS = (1000, 2000)
+# What prunes before training and leaves the masks so; twice by the original's names,
+# of algorithms whose other half, which updates masks, it has not published.
+_UNPUBLISHED = ("rigl_s", "rigl_grasp")
+_ONE_SHOT = {"snip": SNIP, "grasp": GraSP, "rigl_s": SNIP, "rigl_grasp": GraSP}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,112 +71,6 @@ def make_seeds(seed, init_seed=None, data_seed=None, mask_seed=None):
     return Seeds(**chosen)
 
 
-@gin.configurable("masks")
-@dataclasses.dataclass(frozen=True)
-class MaskConfig:
-    """Random masks.
-
-    Attributes:
-      sparsity: float in [0, 1), share of zeros; None for a dense network.
-      distribution: "uniform", "er", "erk", or a dict from kernels' paths to sparsities.
-      overrides: dict from glob patterns on paths to sparsities, 0 for dense, or None.
-    """
-
-    sparsity: float | None = None
-    distribution: Any = "erk"
-    overrides: dict | None = None
-
-
-@gin.configurable("network", denylist=["input_shape", "num_classes", "seeds"])
-def make_network(
-    input_shape,
-    num_classes,
-    seeds,
-    activation="relu",
-    network_name="lenet5",
-    mask_init_path=None,
-    shuffle_mask=False,
-    weight_init_path=None,
-    weight_init_method=None,
-    weight_decay=0.0,
-    noise_stddev=0.0,
-    pruned_layer_types=("Conv2D", "Dense"),
-):
-    """Builds the network and, where masks are configured, makes it sparse.
-
-    Args:
-      input_shape: (height, width, channels).
-      num_classes: int.
-      seeds: `Seeds`.
-      activation: name of a Keras activation.
-      network_name: "lenet5" or "mlp".
-      mask_init_path: not available yet.
-      shuffle_mask: not available yet.
-      weight_init_path: not available yet.
-      weight_init_method: None keeps the dense initial weights on the masks;
-        "unit_scaled" or "layer_scaled" draws them for the masks.
-      weight_decay: float >= 0, factor c of the L2 term c * sum(w^2) on kernels.
-      noise_stddev: not available yet.
-      pruned_layer_types: class names of the layers that are made sparse.
-
-    Returns:
-      A Keras model that ends in logits, not compiled.
-
-    Raises:
-      ValueError: for an unknown name, a value out of range, or one not available yet.
-    """
-    refuse_unavailable(
-        {
-            "network.mask_init_path": (mask_init_path, None),
-            "network.shuffle_mask": (shuffle_mask, False),
-            "network.weight_init_path": (weight_init_path, None),
-            "network.noise_stddev": (noise_stddev, 0),
-        }
-    )
-    build = _choice("network.network_name", network_name, _NETWORKS)
-    model = build(
-        input_shape,
-        num_classes,
-        activation=activation,
-        weight_decay=weight_decay,
-        seed=seeds.init_seed,
-    )
-    masks = MaskConfig()
-    initializer = None
-    if weight_init_method is not None:
-        initializer = _choice(
-            "network.weight_init_method", weight_init_method, _INITIALIZERS
-        )
-    if masks.sparsity is None:
-        if initializer is not None:
-            raise ValueError(
-                f"network.weight_init_method={weight_init_method!r} needs masks, and "
-                "there are none. Set masks.sparsity."
-            )
-        return model
-    return conversion.sparsify(
-        model,
-        masks.sparsity,
-        masks.distribution,
-        initializer,
-        {**(masks.overrides or {}), **_left_dense(model, pruned_layer_types)},
-        seed=seeds.mask_seed,
-        init_seed=seeds.init_seed,
-        verbose=False,
-    )
-
-
-def _left_dense(model, pruned_layer_types):
-    """Overrides that keep the kernels of all other layers dense."""
-    return {
-        kernels.join(path, compat.variable_name(weight)): 0.0
-        for layer, path in kernels.walk(model)
-        for weight in kernels.own_weights(layer)
-        if kernels.is_kernel(layer, weight)
-        and type(layer).__name__ not in pruned_layer_types
-    }
-
-
 @gin.configurable("optimizer", denylist=["total_steps"])
 def make_optimizer(
     total_steps,
@@ -226,7 +102,7 @@ def make_optimizer(
         "sgd": keras.optimizers.SGD,
         "rmsprop": keras.optimizers.RMSprop,
     }
-    optimizer_class = _choice("optimizer.name", name, classes)
+    optimizer_class = choice("optimizer.name", name, classes)
     options = {"clipnorm": clipnorm, "clipvalue": clipvalue, "momentum": momentum}
     options = {key: value for key, value in options.items() if value is not None}
     for key, value in {"learning_rate": learning_rate, **options}.items():
@@ -242,85 +118,178 @@ def make_optimizer(
     return optimizer_class(schedule, **options)
 
 
-@gin.configurable("mask_updater", denylist=["model", "images", "seeds"])
-def make_mask_updater(
-    model,
-    images,
-    seeds,
-    update_alg="",
-    schedule_alg="lr",
-    update_freq=100,
-    init_drop_fraction=0.3,
-    last_update_step=-1,
-    use_stateless=True,
-    grow_gradient="fixed_batch",
-):
-    """Makes the callback that trains the masks.
+@gin.configurable("mask_updater")
+@dataclasses.dataclass(frozen=True)
+class MaskUpdaterConfig:
+    """How masks change while the network trains, or before it does.
 
-    Args:
-      model: the network.
-      images: `data.ImageData`.
-      seeds: `Seeds`.
-      update_alg: "" for masks that stay, "set", "rigl" or "rigl_inverted".
+    Attributes:
+      update_alg: "" for masks that stay; "set", "rigl", "rigl_inverted" or "snfs" for
+        masks that evolve; "snip" or "grasp", in the paper's code "rigl_s" and
+        "rigl_grasp", for those that training.oneshot_prune_fraction makes.
       schedule_alg: "lr", "cosine" or "constant", how the drop fraction changes.
       update_freq: int >= 1, steps between two updates.
       init_drop_fraction: float in [0, 1], the drop fraction at the start.
       last_update_step: int; -1 never stops, 0 never starts.
       use_stateless: True; all random draws are stateless.
-      grow_gradient: "fixed_batch" grows by the gradient of training records 1000-1999,
-        summed over them, after the step; "step" by that of the step's own batch.
+      grow_gradient: this package's own: "fixed_batch" lets RigL grow by the gradient of
+        `grow_batch`, "step" by that of the step's own batch.
+      drop_noise: this package's own, as is `skip_weight_step`; see `callbacks.SET`.
+      skip_weight_step: bool.
+    """
+
+    update_alg: str = ""
+    schedule_alg: str = "lr"
+    update_freq: int = 100
+    init_drop_fraction: float = 0.3
+    last_update_step: int = -1
+    use_stateless: bool = True
+    grow_gradient: str = "fixed_batch"
+    drop_noise: float = 0.0
+    skip_weight_step: bool = False
+
+    def __post_init__(self):
+        """Refuses an unknown algorithm, and stateful draws.
+
+        Raises:
+          ValueError: naming what came.
+        """
+        choice(
+            "mask_updater.update_alg",
+            self.update_alg,
+            {"": None, **_ALGORITHMS, **_ONE_SHOT},
+        )
+        choice("mask_updater.grow_gradient", self.grow_gradient, _GROW_DATA)
+        if not self.use_stateless:
+            raise ValueError(
+                "mask_updater.use_stateless=False is not possible: all random draws "
+                "are stateless. Leave it at True."
+            )
+        if self.update_alg in _UNPUBLISHED and self.last_update_step != 0:
+            raise ValueError(
+                f"mask_updater.update_alg={self.update_alg!r} prunes before training "
+                "only: set mask_updater.last_update_step=0, or use 'rigl' for masks "
+                "that evolve."
+            )
+
+    @property
+    def evolves(self):
+        """Whether masks change while the network trains."""
+        return self.update_alg in _ALGORITHMS and self.last_update_step != 0
+
+    def one_shot_pruner(self, fraction, ranking):
+        """The `Pruner` that prunes before training; None for none.
+
+        Args:
+          fraction: float in [0, 1), the share of weights it is to remove.
+          ranking: "global" or "layer".
+
+        Raises:
+          ValueError: when one of algorithm and fraction is missing.
+        """
+        if fraction == 0:
+            if self.update_alg in _ONE_SHOT:
+                raise ValueError(
+                    f"mask_updater.update_alg={self.update_alg!r} prunes before "
+                    "training, and training.oneshot_prune_fraction=0 asks for no "
+                    "pruning: the network would train densely. Set the fraction."
+                )
+            return None
+        if not self.update_alg:
+            raise ValueError(
+                f"training.oneshot_prune_fraction={fraction} needs a criterion: set "
+                "mask_updater.update_alg to 'snip' or 'grasp', or to an algorithm that "
+                "drops by magnitude, such as 'rigl'."
+            )
+        return _ONE_SHOT.get(self.update_alg, Magnitude)(ranking)
+
+
+def make_mask_updater(config, model, batch, seeds):
+    """Makes the callback that trains the masks.
+
+    Args:
+      config: `MaskUpdaterConfig`.
+      model: the network.
+      batch: `(x, y)`, from which RigL grows where the configuration says so.
+      seeds: `Seeds`.
 
     Returns:
       A callback, or None for a dense network.
 
     Raises:
-      ValueError: for an unknown name or a value out of range; for an algorithm without
-        masks.
+      ValueError: for a value out of range, or an algorithm without masks.
     """
-    refuse_unavailable({"mask_updater.use_stateless": (use_stateless, True)})
-    sources = {"fixed_batch": _grow_data, "step": lambda images: None}
-    grow_data = _choice("mask_updater.grow_gradient", grow_gradient, sources)
-    algorithms: dict[str, Callable] = {"": callbacks.Static, **_ALGORITHMS}
-    algorithm = _choice("mask_updater.update_alg", update_alg, algorithms)
     if not sparse_kernels(model):
-        if update_alg:
+        if config.update_alg:
             raise ValueError(
-                f"mask_updater.update_alg={update_alg!r} updates masks, and there are "
-                "none: the network would train densely. Set masks.sparsity."
+                f"mask_updater.update_alg={config.update_alg!r} updates masks, and "
+                "there are none: the network would train densely. Set masks.sparsity "
+                "or network.mask_init_path."
             )
         return None
-    if not update_alg:
+    if config.update_alg not in _ALGORITHMS:
         return callbacks.Static()
     options = {
-        "update_freq": update_freq,
-        "drop_fraction": init_drop_fraction,
-        "schedule": schedule_alg,
-        "last_update_step": last_update_step,
+        "update_freq": config.update_freq,
+        "drop_fraction": config.init_drop_fraction,
+        "schedule": config.schedule_alg,
+        "last_update_step": config.last_update_step,
         "seed": seeds.mask_seed,
+        "drop_noise": config.drop_noise,
+        "skip_weight_step": config.skip_weight_step,
     }
-    if update_alg != "set":
-        options["grow_data"] = grow_data(images)
+    algorithm = _ALGORITHMS[config.update_alg]
+    if issubclass(algorithm, callbacks.RigL):
+        options["grow_data"] = _GROW_DATA[config.grow_gradient](batch)
     return algorithm(**options)
 
 
-def _grow_data(images):
-    x, y = data.fixed_batch(images.train_images, images.train_labels, *_GROW_RECORDS)
+def _summed(batch):
+    x, y = batch
     # As many times the mean over the examples is their sum.
     return x, y, np.full(len(x), len(x), np.float32)
+
+
+_GROW_DATA = {"fixed_batch": _summed, "step": lambda batch: None}
+
+
+def flow_batch(images, size):
+    """The first `size` training records, on which gradient flow is measured.
+
+    A set of fewer than 2 * size records gives half of them.
+    """
+    size = _batch_size(images, size)
+    return data.fixed_batch(images.train_images, images.train_labels, 0, size)
+
+
+def grow_batch(images, size):
+    """The next `size` records: RigL grows, and SNIP and GraSP prune, by their gradient.
+
+    As in the paper's TF2 code, where `size` is training.val_batch_size.
+    """
+    size = _batch_size(images, size)
+    return data.fixed_batch(images.train_images, images.train_labels, size, 2 * size)
+
+
+def _batch_size(images, size):
+    return max(1, min(size, len(images.train_images) // 2))
 
 
 @gin.configurable("pruning")
 @dataclasses.dataclass(frozen=True)
 class PruningConfig:
-    """Gradual pruning; only mode "constant" that never begins is available yet.
+    """Gradual magnitude pruning.
 
     Attributes:
-      mode: "prune" or "constant".
+      mode: "prune" for TFMOT's PolynomialDecay, "constant" for its ConstantSparsity
+        from `begin_step` on, every 100 steps.
       initial_sparsity: float in [0, 1).
       final_sparsity: float in [0, 1).
-      begin_step: int.
-      end_step: int.
-      frequency: int.
+      begin_step: int >= 0.
+      end_step: int >= begin_step.
+      frequency: int >= 1, steps between two prunings.
+      ranking: this package's own: "layer" prunes every kernel to that sparsity,
+        "global" ranks the weights of all kernels together.
     """
 
     mode: str = "prune"
@@ -329,9 +298,53 @@ class PruningConfig:
     begin_step: int = 2000
     end_step: int = 4000
     frequency: int = 200
+    ranking: str = "layer"
+
+    def schedule(self):
+        """TFMOT's schedule."""
+        if self.mode == "constant":
+            return schedules.constant_sparsity(self.final_sparsity, self.begin_step)
+        return schedules.polynomial_decay(
+            self.initial_sparsity,
+            self.final_sparsity,
+            self.begin_step,
+            self.end_step,
+            frequency=self.frequency,
+        )
 
 
-_PRUNING_FIELDS = dataclasses.fields(PruningConfig)
+def make_pruning(total_steps):
+    """Makes the callback that prunes.
+
+    Nothing is pruned where the configuration does not mention `pruning`: its default
+    mode, the paper's code's, would prune every run.
+
+    Args:
+      total_steps: int, the length of the training.
+
+    Returns:
+      A callback, or None where nothing would be pruned.
+
+    Raises:
+      ValueError: for a value out of range.
+    """
+    names = [field.name for field in dataclasses.fields(PruningConfig)]
+    if not any(_is_bound(f"pruning.{name}") for name in names):
+        return None
+    config = PruningConfig()
+    choice("pruning.mode", config.mode, {"prune": None, "constant": None})
+    if config.mode == "constant" and (
+        config.final_sparsity == 0 or config.begin_step > total_steps
+    ):
+        return None
+    if config.mode == "prune" and config.end_step > total_steps:
+        warnings.warn(
+            f"pruning.end_step={config.end_step} lies after the last step, "
+            f"training.total_steps={total_steps}: pruning.final_sparsity="
+            f"{config.final_sparsity} will not be reached.",
+            stacklevel=2,
+        )
+    return Pruning(config.schedule(), config.ranking)
 
 
 def _is_bound(name):
@@ -342,51 +355,23 @@ def _is_bound(name):
     return True
 
 
-def check_pruning(total_steps):
-    """Refuses a configuration that asks for pruning, which is not available yet.
-
-    Nothing is asked for where the configuration does not mention `pruning`.
-
-    Raises:
-      ValueError: when weights would be pruned.
-    """
-    if not any(_is_bound(f"pruning.{each.name}") for each in _PRUNING_FIELDS):
-        return
-    config = PruningConfig()
-    _choice("pruning.mode", config.mode, {"prune": None, "constant": None})
-    never = config.begin_step >= total_steps or config.final_sparsity == 0
-    if config.mode == "prune" or not never:
-        raise ValueError(
-            f"pruning.mode={config.mode!r} with final_sparsity="
-            f"{config.final_sparsity} from step {config.begin_step} would prune, which "
-            "is not available yet. For random masks set pruning.mode='constant', "
-            "pruning.final_sparsity=0. and masks.sparsity."
-        )
-
-
-def refuse_unavailable(settings):
-    """Refuses settings that are known but not available yet.
-
-    Args:
-      settings: mapping from gin names to (value, the only value available).
-
-    Raises:
-      ValueError: naming the first that differs.
-    """
-    for name, (value, available) in settings.items():
-        if value != available:
-            raise ValueError(
-                f"{name}={value!r} is not available yet; leave it at {available!r}."
-            )
-
-
 def _check_positive(name, value):
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value < float("inf"):
         raise ValueError(f"Expected {name} to be a number > 0, got {value!r}.")
 
 
-def _choice(name, value, choices):
+def choice(name, value, choices):
+    """Looks a setting's value up.
+
+    Args:
+      name: the setting's, in gin.
+      value: what came.
+      choices: dict of what is possible.
+
+    Raises:
+      ValueError: naming the choices.
+    """
     if value not in choices:
         raise ValueError(
             f"Expected {name} to be one of {list(choices)}, got {value!r}."

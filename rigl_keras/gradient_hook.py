@@ -21,12 +21,24 @@ class GradientHook:
       kernels: list of `SparseKernel`.
       keep_gradients: whether `keep_at` will be used; costs 4 bytes a weight.
       follow_learning_rate: whether `highest_learning_rate` is wanted.
+      gradient_decay: 0, or the share of the past in a moving average over the steps,
+        which is then kept instead.
+
+    Attributes:
+      gradient_averages: dict from kernels' paths to the variables of those averages.
 
     Create it under the model's strategy. `attach` and `detach` put it on the optimizer
     and take it off; what was traced while it was attached keeps using it.
     """
 
-    def __init__(self, optimizer, kernels, keep_gradients, follow_learning_rate):
+    def __init__(
+        self,
+        optimizer,
+        kernels,
+        keep_gradients,
+        follow_learning_rate,
+        gradient_decay=0.0,
+    ):
         self._optimizer = optimizer
         self._masks = {id(each.kernel): each.mask for each in kernels}
         self._undo = None
@@ -36,6 +48,10 @@ class GradientHook:
             self._kept = {id(each.kernel): _own_by_replica(each) for each in kernels}
             self._keep_at = tf.Variable(_NEVER, trainable=False, dtype=tf.int64)
             self._kept_at = _scalar_of_first_replica(_NEVER, tf.int64)
+        self._decay = gradient_decay
+        self.gradient_averages = {
+            each.path: self._kept[id(each.kernel)] for each in kernels if gradient_decay
+        }
         self.highest_learning_rate: tf.Variable | None = None
         if follow_learning_rate:
             self.highest_learning_rate = _scalar_of_first_replica(0.0, tf.float32)
@@ -100,10 +116,24 @@ class GradientHook:
 
         def keep():
             for key in set(self._kept) & set(dense):
-                self._kept[key].assign(_share_of_replica(dense[key], summed))
+                kept = self._kept[key]
+                share = _share_of_replica(dense[key], summed)
+                kept.assign(self._averaged(tf.convert_to_tensor(kept), share))
             self._kept_at.assign(step + 1)
 
-        tf.cond(tf.equal(step + 1, self._keep_at), keep, lambda: None)
+        if self._decay:
+            keep()
+        else:
+            tf.cond(tf.equal(step + 1, self._keep_at), keep, lambda: None)
+
+    def _averaged(self, average, gradient):
+        """The moving average with one more gradient; all of it without a decay."""
+        if not self._decay:
+            return gradient
+        # One overflow would stay in it for ever.
+        finite = tf.reduce_all(tf.math.is_finite(gradient))
+        new = self._decay * average + (1 - self._decay) * gradient
+        return tf.where(finite, new, average)
 
 
 def _own_by_replica(kernel):

@@ -352,7 +352,7 @@ def set_masks(model, masks):
             f"Expected masks of the sparse kernels {list(by_path)}, got {unknown}."
         )
     valid = {
-        path: _checked_mask(path, mask, tuple(by_path[path].kernel.shape))
+        path: check_mask(path, mask, tuple(by_path[path].kernel.shape))
         for path, mask in masks.items()
     }
     for path, mask in valid.items():
@@ -361,7 +361,17 @@ def set_masks(model, masks):
         kernel.assign(masked(compat.raw(kernel), mask))
 
 
-def _checked_mask(path, mask, shape):
+def check_mask(path, mask, shape):
+    """Returns a kernel's mask as a bool array.
+
+    Args:
+      path: the kernel's.
+      mask: array of 0/1 or bool.
+      shape: the kernel's.
+
+    Raises:
+      ValueError: for another shape, other values, or a mask without a 1.
+    """
     mask = np.asarray(mask)
     if mask.shape != shape:
         raise ValueError(

@@ -12,6 +12,13 @@ from tensorflow import keras
 # Two 5x5 valid convolutions, each halved by pooling, must leave at least one pixel.
 LENET5_LEAST_SIZE = 16
 
+KERNEL_INITIALIZERS = {
+    "glorot_uniform": keras.initializers.GlorotUniform,
+    "glorot_normal": keras.initializers.GlorotNormal,
+    "he_uniform": keras.initializers.HeUniform,
+    "he_normal": keras.initializers.HeNormal,
+}
+
 
 def lenet5(
     input_shape: Sequence[int],
@@ -21,6 +28,7 @@ def lenet5(
     activation: str = "relu",
     weight_decay: float = 0.0,
     seed: int = 0,
+    kernel_initializer: str = "glorot_uniform",
 ):
     """Builds LeNet5: two convolutions with max-pooling, then three dense layers.
 
@@ -41,6 +49,8 @@ def lenet5(
       weight_decay: float c >= 0; c * sum(w ** 2) of every kernel is added to the loss.
       seed: int >= 0 that names the initial weights: one seed gives the same weights in
         any process.
+      kernel_initializer: Keras's name of the initialiser of dense kernels, one of
+        `KERNEL_INITIALIZERS`.
 
     Returns:
       A functional `keras.Model` from images [n, height, width, channels] to logits
@@ -56,7 +66,7 @@ def lenet5(
             f"pixels, got input_shape={tuple(image)}: use larger images or 'mlp'."
         )
     sizes = _check_ints("hidden_sizes", hidden_sizes, length=4)
-    stack = _Stack(use_batch_norm, activation, weight_decay, seed)
+    stack = _Stack(use_batch_norm, activation, weight_decay, seed, kernel_initializer)
 
     inputs = x = keras.Input(image, name="image")
     for number, filters in enumerate(sizes[:2], start=1):
@@ -73,6 +83,7 @@ def mlp(
     activation: str = "relu",
     weight_decay: float = 0.0,
     seed: int = 0,
+    kernel_initializer: str = "glorot_uniform",
 ):
     """Builds a multi-layer perceptron on the flattened input.
 
@@ -91,6 +102,8 @@ def mlp(
       weight_decay: float c >= 0; c * sum(w ** 2) of every kernel is added to the loss.
       seed: int >= 0 that names the initial weights: one seed gives the same weights in
         any process.
+      kernel_initializer: Keras's name of the initialiser of dense kernels, one of
+        `KERNEL_INITIALIZERS`.
 
     Returns:
       A functional `keras.Model` from examples [n, *input_shape] to logits
@@ -100,7 +113,7 @@ def mlp(
       ValueError: if an argument is outside the ranges above.
     """
     inputs = keras.Input(_check_ints("input_shape", input_shape), name="image")
-    stack = _Stack(use_batch_norm, activation, weight_decay, seed)
+    stack = _Stack(use_batch_norm, activation, weight_decay, seed, kernel_initializer)
     sizes = _check_ints("hidden_sizes", hidden_sizes)
     return stack.dense_head("mlp", inputs, inputs, sizes, num_classes)
 
@@ -132,7 +145,14 @@ def build(name: str, input_shape: Sequence[int], num_classes: int, **kwargs):
 class _Stack:
     """Applies layers that share their options and draws each its own weights."""
 
-    def __init__(self, use_batch_norm, activation, weight_decay, seed):
+    def __init__(
+        self, use_batch_norm, activation, weight_decay, seed, kernel_initializer
+    ):
+        if kernel_initializer not in KERNEL_INITIALIZERS:
+            raise ValueError(
+                "kernel_initializer must be one of "
+                f"{sorted(KERNEL_INITIALIZERS)}, got {kernel_initializer!r}."
+            )
         if weight_decay < 0:
             raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}.")
         if not isinstance(seed, Integral) or int(seed) < 0:
@@ -141,6 +161,7 @@ class _Stack:
         self._activation = activation
         self._weight_decay = weight_decay
         self._seed = int(seed)
+        self._initializer = KERNEL_INITIALIZERS[kernel_initializer]
         self._layers = 0
 
     def linear(self, x, layer_class, name, *sizes, use_bias=True):
@@ -152,7 +173,7 @@ class _Stack:
             *sizes,
             use_bias=use_bias,
             # Keras 2 takes 31 bits.
-            kernel_initializer=keras.initializers.GlorotUniform(
+            kernel_initializer=self._initializer(
                 seed=int(entropy.generate_state(1)[0] >> 1)
             ),
             kernel_regularizer=keras.regularizers.l2(self._weight_decay)

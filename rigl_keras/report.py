@@ -10,7 +10,7 @@ import sys
 
 from rigl_keras import results
 from rigl_keras.loggers import METRICS_FILE
-from rigl_keras.run import RESULTS_FILE
+from rigl_keras.results import RESULTS_FILE
 
 _COLUMNS = (
     ("run", lambda name, r: name),

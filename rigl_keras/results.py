@@ -9,6 +9,8 @@ import subprocess
 from rigl_keras import compat
 from rigl_keras.version import __version__
 
+RUN_FILE = "run.json"
+RESULTS_FILE = "results.json"
 _PACKAGES = ("tensorflow", "numpy", "tensorflow-datasets", "gin-config")
 
 

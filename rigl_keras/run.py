@@ -8,15 +8,15 @@ import time
 import gin
 from tensorflow import keras
 
-from rigl_keras import compat, data, experiment, results
+from rigl_keras import compat, data, distributions, experiment, results
 from rigl_keras.checkpoints import Checkpoints, steps
-from rigl_keras.checks import check_int
+from rigl_keras.checks import check_int, check_not_negative
+from rigl_keras.experiment_network import make_network
 from rigl_keras.loggers import METRICS_FILE, CheckpointSaver, RunLogger
+from rigl_keras.results import RESULTS_FILE, RUN_FILE
 from rigl_keras.summary import summary
 
-RESULTS_FILE = "results.json"
 CONFIG_FILE = "operative_config.gin"
-_RUN_FILE = "run.json"
 
 
 @gin.configurable("training")
@@ -27,12 +27,18 @@ class TrainingConfig:
     Attributes:
       total_steps: int >= 1, training steps.
       batch_size: int >= 1, examples in each step.
-      val_batch_size: int >= 1, examples evaluated at a time.
+      val_batch_size: int >= 1, examples evaluated at a time, and training records in
+        each of the two fixed batches on which gradient flow is measured and by which
+        RigL grows.
       save_freq: int >= 1, steps between two checkpoints.
       log_freq: int >= 1, steps between two records of metrics.
-      use_metainit: not available yet.
-      oneshot_prune_fraction: not available yet.
-      gradient_regularization: not available yet.
+      use_metainit: whether MetaInit rescales the initial weights.
+      oneshot_prune_fraction: float in [0, 1), the share of weights that is pruned
+        before training, by the criterion of mask_updater.update_alg.
+      gradient_regularization: float >= 0, factor of half the squared norm of the
+        gradient that is added to the loss.
+      oneshot_ranking: this package's own: "global" ranks the weights of all kernels
+        together before training, "layer" those of each kernel.
     """
 
     total_steps: int = 5000
@@ -43,9 +49,14 @@ class TrainingConfig:
     use_metainit: bool = False
     oneshot_prune_fraction: float = 0.0
     gradient_regularization: float = 0.0
+    oneshot_ranking: str = "global"
 
     def __post_init__(self):
-        """Refuses what is out of range or not available yet."""
+        """Refuses what is out of range.
+
+        Raises:
+          ValueError: naming it.
+        """
         for name in (
             "total_steps",
             "batch_size",
@@ -54,12 +65,11 @@ class TrainingConfig:
             "log_freq",
         ):
             check_int(f"training.{name}", getattr(self, name), minimum=1)
-        experiment.refuse_unavailable(
-            {
-                "training.use_metainit": (self.use_metainit, False),
-                "training.oneshot_prune_fraction": (self.oneshot_prune_fraction, 0),
-                "training.gradient_regularization": (self.gradient_regularization, 0),
-            }
+        distributions.check_sparsity(
+            self.oneshot_prune_fraction, "training.oneshot_prune_fraction"
+        )
+        check_not_negative(
+            "training.gradient_regularization", self.gradient_regularization
         )
 
 
@@ -97,7 +107,7 @@ class Run:
         return os.path.join(self._logdir, name)
 
     def _check_logdir(self):
-        before = results.read_json(self._path(_RUN_FILE))
+        before = results.read_json(self._path(RUN_FILE))
         if before is None:
             if steps(self._logdir):
                 raise ValueError(
@@ -117,13 +127,29 @@ class Run:
         config = self._config
         self._images = experiment.load_data()
         keras.utils.set_random_seed(self._seeds.init_seed)
-        self._model = experiment.make_network(
-            self._images.input_shape, self._images.num_classes, self._seeds
+        self._updater_config = experiment.MaskUpdaterConfig()
+        self._one_shot = self._updater_config.one_shot_pruner(
+            config.oneshot_prune_fraction, config.oneshot_ranking
         )
-        self._updater = experiment.make_mask_updater(
-            self._model, self._images, self._seeds
+        pruning = experiment.make_pruning(config.total_steps)
+        if pruning is not None and self._updater_config.update_alg:
+            raise ValueError(
+                "pruning.* and mask_updater.update_alg="
+                f"{self._updater_config.update_alg!r} would both change the masks. Set "
+                "pruning.mode='constant' and pruning.final_sparsity=0., or "
+                "mask_updater.update_alg=''."
+            )
+        self._model = make_network(
+            self._images.input_shape,
+            self._images.num_classes,
+            self._seeds,
+            is_pruned=pruning is not None or self._one_shot is not None,
+            is_scratch=pruning is None and not self._updater_config.evolves,
         )
-        experiment.check_pruning(config.total_steps)
+        self._grow_batch = experiment.grow_batch(self._images, config.val_batch_size)
+        self._updater = pruning or experiment.make_mask_updater(
+            self._updater_config, self._model, self._grow_batch, self._seeds
+        )
         self._model.compile(
             experiment.make_optimizer(config.total_steps),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -166,9 +192,9 @@ class Run:
         if self.finished is not None:
             return
         os.makedirs(self._logdir, exist_ok=True)
-        if not os.path.exists(self._path(_RUN_FILE)):
+        if not os.path.exists(self._path(RUN_FILE)):
             results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
-            results.write_json(self._path(_RUN_FILE), self._description)
+            results.write_json(self._path(RUN_FILE), self._description)
         step = self._checkpoints.restore_last()
         if step is None:
             self._checkpoints.save(0)

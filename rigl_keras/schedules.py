@@ -1,6 +1,7 @@
-"""Drop fractions over the training, and when a mask update is due."""
+"""Drop fractions and sparsities over the training, and when a mask update is due."""
 
 import math
+import os
 
 NAMES = ("cosine", "constant", "lr")
 FOREVER = -1  # as `last_update_step`: no last update
@@ -139,3 +140,66 @@ def check_schedule(schedule, last_update_step):
             "there is none. Give the step, or use schedule='constant' or 'lr'."
         )
     return schedule
+
+
+def polynomial_decay(
+    initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100
+):
+    """TensorFlow Model Optimization's `PolynomialDecay`, for pruning.
+
+    Args:
+      initial_sparsity: share of zeros at `begin_step`, in [0, 1).
+      final_sparsity: share of zeros from `end_step` on, in [0, 1).
+      begin_step: int >= 0, the first step with pruning.
+      end_step: int >= begin_step, the last step with pruning.
+      power: exponent of the polynomial; 3 is gradual magnitude pruning.
+      frequency: int >= 1, steps between two prunings.
+
+    Returns:
+      A function from a step, an int64 tensor, to (whether to prune, the sparsity).
+
+    Raises:
+      ValueError: for an argument out of range.
+
+    Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
+    """
+    return _pruning_schedules().PolynomialDecay(
+        initial_sparsity, final_sparsity, begin_step, end_step, power, frequency
+    )
+
+
+def constant_sparsity(target_sparsity, begin_step, end_step=-1, frequency=100):
+    """TensorFlow Model Optimization's `ConstantSparsity`, for pruning.
+
+    Args:
+      target_sparsity: share of zeros, in [0, 1).
+      begin_step: int >= 0, the first step with pruning.
+      end_step: int >= begin_step, the last step with pruning, or -1 for no last one.
+      frequency: int >= 1, steps between two prunings.
+
+    Returns:
+      A function from a step, an int64 tensor, to (whether to prune, the sparsity).
+
+    Raises:
+      ValueError: for an argument out of range.
+    """
+    return _pruning_schedules().ConstantSparsity(
+        target_sparsity, begin_step, end_step, frequency
+    )
+
+
+def _pruning_schedules():
+    """TFMOT's schedules, which need nothing of Keras.
+
+    Its import switches Keras 2 on for all that comes after, processes started from here
+    included.
+    """
+    switch = "TF_USE_LEGACY_KERAS"
+    before = os.environ.get(switch)
+    import tensorflow_model_optimization as tfmot
+
+    if before is None:
+        os.environ.pop(switch, None)
+    else:
+        os.environ[switch] = before
+    return tfmot.sparsity.keras

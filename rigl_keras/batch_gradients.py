@@ -1,0 +1,147 @@
+"""Gradients of a model's loss on one fixed batch, and their products with its Hessian.
+
+RigL may grow from such a gradient; gradient flow is measured by it.
+"""
+
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.kernels import masked
+
+
+def check_batch(name, data):
+    """Refuses what is no batch.
+
+    Args:
+      name: what the caller knows the argument by.
+      data: what came.
+
+    Raises:
+      ValueError: when `data` is neither (x, y) nor (x, y, sample_weight).
+    """
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        length = f" of length {len(data)}" if hasattr(data, "__len__") else ""
+        raise ValueError(
+            f"Expected `{name}` to be (x, y) or (x, y, sample_weight), but got "
+            f"{type(data).__name__}{length}."
+        )
+
+
+class BatchGradients:
+    """Evaluates derivatives of a model's loss on one batch, leaving no trace in it.
+
+    The model runs in training mode; batch-norm averages, dropout seeds and metrics are
+    put back afterwards. Every replica evaluates the whole batch, so that batch
+    normalisation sees all of it however many replicas there are.
+
+    Call the methods in a `tf.function`, under the model's strategy.
+
+    Args:
+      model: a compiled model.
+      data: tuple `(x, y)` or `(x, y, sample_weight)`, as for `model.fit`.
+      variables: list of variables of the model, whose gradients are wanted.
+      regularized: False leaves out `model.losses`: weight penalties, activity penalties
+        and other additional losses. A model's own `compute_loss` is then expected to
+        add them once, as Keras's does.
+
+    Raises:
+      ValueError: when `data` is no such tuple.
+
+    Source: the paper's TF2 code grows from 1,000 fixed training examples.
+    """
+
+    def __init__(self, model, data, variables, regularized=True):
+        check_batch("data", data)
+        self._model = model
+        self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
+        self._variables = [compat.raw(variable) for variable in variables]
+        self._regularized = regularized
+
+    def gradients(self):
+        """The gradients of the variables, summed over the replicas.
+
+        One tensor for each, or None when the loss does not depend on the variable.
+        """
+        return self._run(self._loss_gradients)
+
+    def hessian_gradient_products(self, masks):
+        """The Hessian of the loss times its gradient, exact, by double backpropagation.
+
+        Hessian and gradient are those of the variables of this object.
+
+        Args:
+          masks: for each variable a bool tensor of its shape, off which the gradient
+            counts as 0, or None.
+
+        Returns:
+          A tensor for each variable; off its mask too it is the product's value.
+
+        Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+        """
+        return self._run(lambda: self._products(masks))
+
+    def _run(self, function):
+        strategy = self._model.distribute_strategy
+        # A function of its own, because a model may need autograph and callers do not.
+        by_replica = strategy.run(tf.function(lambda: self._without_trace(function)))
+        return [
+            None
+            if values is None
+            else strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+            for values in by_replica
+        ]
+
+    def _without_trace(self, function):
+        touched = [compat.raw(v) for v in compat.forward_state(self._model)]
+        before = [tf.identity(variable) for variable in touched]
+        results = function()
+        with tf.control_dependencies([each for each in results if each is not None]):
+            for variable, value in zip(touched, before, strict=True):
+                variable.assign(value)
+        return results
+
+    def _products(self, masks):
+        with tf.GradientTape() as tape:
+            gradients = [
+                tf.zeros_like(variable) if gradient is None else gradient
+                for variable, gradient in zip(
+                    self._variables, self._loss_gradients(), strict=True
+                )
+            ]
+        directions = [
+            gradient if mask is None else masked(gradient, mask)
+            for gradient, mask in zip(gradients, masks, strict=True)
+        ]
+        # A replica's loss is its share of the whole; the direction must not be.
+        directions = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, directions
+        )
+        return tape.gradient(
+            gradients,
+            self._variables,
+            directions,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    def _loss_gradients(self):
+        with tf.GradientTape() as tape:
+            loss = self._loss()
+        return [
+            # Dense, where it is that of an embedding.
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(loss, self._variables)
+        ]
+
+    def _loss(self):
+        model = self._model
+        x, y, *rest = self._data
+        predictions = model(x, training=True)
+        loss = model.compute_loss(
+            x=x, y=y, y_pred=predictions, sample_weight=rest[0] if rest else None
+        )
+        if self._regularized:
+            return loss
+        # Both Kerases add on every replica its share of the additional losses.
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        additional = [tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses]
+        return loss - sum(additional) / replicas

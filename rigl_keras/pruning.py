@@ -1,0 +1,139 @@
+"""The callback that prunes while `fit` trains."""
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.attachment import Attachment
+from rigl_keras.mask_updaters import Magnitude
+from rigl_keras.sparse_training import SparseTraining
+
+# The schedule is asked for so many steps at a time: once a step would cost too much.
+_BLOCK = 1024
+
+
+class Pruning(SparseTraining):
+    """Gradual magnitude pruning: removes the smallest weights as a schedule says.
+
+    A step that the schedule marks begins with the pruning, as in TensorFlow Model
+    Optimization's `prune_low_magnitude`, whose masks these are: of n weights
+    round(n * (1 - sparsity)) remain. Unlike there, ties go to the lower index, so that
+    the count is exact, and a pruned weight stays pruned. Start from
+    `sparsify(model, sparsity=0)`. Adds "sparsity" to the training logs.
+
+    Args:
+      schedule: function from a step, an int64 tensor counted from 1, to (whether to
+        prune, the sparsity in [0, 1)): TFMOT's `PolynomialDecay` or `ConstantSparsity`,
+        which `rigl_keras.schedules` has under either Keras, or one of your own.
+        Where several steps make one execution, pruning comes before the execution.
+      ranking: "layer" prunes every kernel to that sparsity; "global" ranks the weights
+        of all kernels together, and leaves each kernel one at least.
+
+    Attributes:
+      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
+        optimizer, from which a broken-off training goes on.
+
+    Raises:
+      ValueError: for a schedule that is none, or another ranking; and at the start of
+        training, when the model has no sparse kernel or its optimizer keeps state that
+        cannot follow a mask.
+
+    Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
+    """
+
+    def __init__(self, schedule, ranking="layer"):
+        super().__init__()
+        self._pruner = Magnitude(ranking)
+        self.schedule = _checked_schedule(schedule)
+        self._evaluate = tf.function(self._evaluate_block)
+        self._first = 0  # the step that `_is_due` begins with
+        self._is_due = np.zeros(0, bool)
+        self._sparsity = np.zeros(0, np.float32)
+        self._executions_to_next = 0
+        self._steps_per_execution = 1
+
+    def on_train_begin(self, logs=None):
+        """Attaches to the model and its optimizer."""
+        self._steps_per_execution = compat.steps_per_execution(self.model)
+        super().on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Looks at the optimizer's step count anew: other callbacks may restore it."""
+        self._executions_to_next = 0
+
+    def thresholds(self):
+        """The smallest magnitudes that the last pruning kept.
+
+        Returns:
+          A dict from the kernels' paths to floats, 0 before the first pruning.
+        """
+        values = self.state.thresholds.numpy()
+        return dict(zip(self._attachment.paths, map(float, values), strict=True))
+
+    def _make_attachment(self, model):
+        return Attachment(model, self._pruner)
+
+    def _prepare_state(self, model):
+        if not hasattr(self.state, "thresholds"):
+            with model.distribute_strategy.scope():
+                self.state.thresholds = tf.Variable(
+                    np.zeros(len(self._attachment.paths), np.float32)
+                )
+
+    def _before_steps(self):
+        # Reading the optimizer's step count waits for the step before to end.
+        if self._executions_to_next > 0:
+            self._executions_to_next -= 1
+            return
+        count = self._steps_per_execution
+        first = self._attachment.step() + 1
+        is_due, sparsity = self._schedule_from(first)
+        now = np.flatnonzero(is_due[:count])
+        if now.size:
+            self._prune(first + int(now[-1]), float(sparsity[now[-1]]))
+        later = np.flatnonzero(is_due[count:])
+        steps = int(later[0]) if later.size else len(is_due) - count
+        self._executions_to_next = steps // count
+
+    def _prune(self, step, sparsity):
+        if not 0 <= sparsity < 1:
+            raise ValueError(
+                f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
+                f"step {step}."
+            )
+        if self._change_masks(step, sparsity):
+            self.state.thresholds.assign(self._attachment.smallest_magnitudes())
+
+    def _schedule_from(self, step):
+        """What the schedule says of this step and of the next ones, as two arrays."""
+        skipped = step - self._first
+        left = len(self._is_due) - skipped
+        if skipped < 0 or left < self._steps_per_execution:
+            length = max(_BLOCK, self._steps_per_execution)
+            is_due, sparsity = self._evaluate(
+                tf.range(step, step + length, dtype=tf.int64)
+            )
+            self._first, skipped = step, 0
+            self._is_due, self._sparsity = is_due.numpy(), sparsity.numpy()
+        return self._is_due[skipped:], self._sparsity[skipped:]
+
+    def _evaluate_block(self, steps):
+        def evaluate(step):
+            is_due, sparsity = self.schedule(step)
+            return tf.cast(is_due, tf.bool), tf.cast(sparsity, tf.float32)
+
+        return tf.map_fn(evaluate, steps, fn_output_signature=(tf.bool, tf.float32))
+
+
+def _checked_schedule(schedule):
+    expected = (
+        "Expected `schedule` to be a function from a step to (whether to prune, the "
+        "sparsity), such as rigl_keras.schedules.polynomial_decay(0.0, 0.9, begin_step,"
+        " end_step)"
+    )
+    if not callable(schedule):
+        raise ValueError(f"{expected}, but got {schedule!r}.")
+    answer = schedule(tf.constant(1, tf.int64))
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
+    return schedule
