@@ -1,9 +1,14 @@
-"""Sparse training for Keras: masks, SET and RigL as callbacks of `model.fit`."""
+"""Sparse training for Keras: masks, SET, RigL and pruning as callbacks of `fit`."""
 
 from rigl_keras import distributions, init_utils, mask_updaters, schedules, selection
 from rigl_keras.callbacks import SET, SNFS, RigL, RigLInverted, Static
 from rigl_keras.conversion import sparsify, strip
+from rigl_keras.gradient_flow import FlowMeter, GradientFlow
+from rigl_keras.gradient_regularization import regularize_gradient
 from rigl_keras.layers import Sparse, get_masks, set_masks, sparse_kernels
+from rigl_keras.metainit import meta_init
+from rigl_keras.observers import MaskUpdateObserver
+from rigl_keras.oneshot import prune_once
 from rigl_keras.pruning import Pruning
 from rigl_keras.summary import summary
 from rigl_keras.version import __version__
@@ -11,6 +16,9 @@ from rigl_keras.version import __version__
 __all__ = [
     "SET",
     "SNFS",
+    "FlowMeter",
+    "GradientFlow",
+    "MaskUpdateObserver",
     "Pruning",
     "RigL",
     "RigLInverted",
@@ -21,6 +29,9 @@ __all__ = [
     "get_masks",
     "init_utils",
     "mask_updaters",
+    "meta_init",
+    "prune_once",
+    "regularize_gradient",
     "schedules",
     "selection",
     "set_masks",

@@ -20,7 +20,7 @@ class Attachment:
     Args:
       model: a compiled model with sparse kernels.
       updater: a `MaskUpdater` or `Pruner`; None for masks that stay as they are.
-      grow_data: None, or the batch that `BatchGradients` takes the growing gradient from.
+      grow_data: None, or the batch whose gradient masks grow by (`BatchGradients`).
       follow_learning_rate: whether `highest_learning_rate` is wanted.
       seed: int, for the updater's random draws.
 
@@ -132,11 +132,18 @@ class Attachment:
             self.hook.keep_at(step)
 
     def remember_weights(self):
-        """Notes weights and optimizer state, for `update` to go back to."""
+        """Notes weights and optimizer state, for `take_step_back`."""
         self._remembered = [
             (variable, tf.identity(variable))
             for variable in map(compat.raw, self._moved_by_a_step())
         ]
+
+    def take_step_back(self):
+        """Puts weights and optimizer state back to what `remember_weights` noted."""
+        with self._strategy.scope():
+            for variable, value in self._remembered:
+                variable.assign(value)
+        self._remembered = []
 
     def _moved_by_a_step(self):
         optimizer = compat.innermost_optimizer(self.optimizer)
@@ -159,9 +166,6 @@ class Attachment:
                 "scaling does, or did not go through the model's optimizer"
             )
         with self._strategy.scope():
-            for variable, value in self._remembered:
-                variable.assign(value)
-            self._remembered = []
             finite = self._compiled_update(
                 tf.constant(step, tf.int64), tf.constant(amount, tf.float32)
             )

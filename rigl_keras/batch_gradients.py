@@ -83,7 +83,9 @@ class BatchGradients:
     def _run(self, function):
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
-        by_replica = strategy.run(tf.function(lambda: self._without_trace(function)))
+        replica_function = tf.function(lambda: self._without_trace(function))
+        with compat.unchanged_trace_seeds(self._model):
+            by_replica = strategy.run(replica_function)
         return [
             None
             if values is None

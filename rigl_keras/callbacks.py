@@ -179,6 +179,7 @@ class _Dynamic(SparseTraining):
         step = self._attachment.step()
         # Loss scaling may have skipped steps.
         if step >= self._next_update:
+            self._attachment.take_step_back()
             self._update_masks(step)
         self._plan(step)
 

@@ -40,9 +40,15 @@ class Checkpoints:
 
     def save(self, step):
         """Writes the checkpoint of a step; an interruption leaves none or all of it."""
+        self._save(f"ckpt-{step}")
+
+    def save_around_update(self, step):
+        """Writes `ckpt--<step>`, which a run never goes on from."""
+        self._save(f"ckpt--{step}")
+
+    def _save(self, name):
         writing = os.path.join(self._folder, _WRITING)
         shutil.rmtree(writing, ignore_errors=True)
-        name = f"ckpt-{step}"
         self._checkpoint.write(os.path.join(writing, name))
         # The index last: without it the rest is no checkpoint.
         files = sorted(os.listdir(writing), key=lambda file: file.endswith(".index"))
@@ -98,7 +104,7 @@ def read_model(path):
       path: the checkpoint's, such as "runs/prune/ckpt-11719".
 
     Returns:
-      A dict from paths, as in `named_variables`, to arrays.
+      A dict from paths, as in `named_variables` but sorted, to arrays.
 
     Raises:
       ValueError: when there is no checkpoint that can be read, or not of this package's
@@ -113,14 +119,15 @@ def read_model(path):
     reader = tf.train.load_checkpoint(path)
     values = {}
     for key in reader.get_variable_to_shape_map():
-        match = re.fullmatch(r"model/(.*)/\.ATTRIBUTES/VARIABLE_VALUE", key)
+        # A "/" of a name is escaped; other checkpoints have it between objects.
+        match = re.fullmatch(r"model/([^/]+)/\.ATTRIBUTES/VARIABLE_VALUE", key)
         if match:
             values[_unescaped(match.group(1))] = reader.get_tensor(key)
     if not values:
         raise ValueError(
             f"Checkpoint {path} holds no model of this package's command line."
         )
-    return values
+    return dict(sorted(values.items()))
 
 
 def _unescaped(key):

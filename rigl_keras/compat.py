@@ -5,6 +5,8 @@ is. What has no public name in one of them is reached here and nowhere else; che
 with Keras 3.15 and tf_keras 2.21.
 """
 
+import contextlib
+
 import tensorflow as tf
 from tensorflow import keras
 
@@ -139,6 +141,25 @@ def random_states(layer):
     ]
 
 
+@contextlib.contextmanager
+def unchanged_trace_seeds(layer):
+    """Puts back what a trace within the context does to the seeds of later traces.
+
+    In Keras 2 every trace of a random layer, such as dropout, counts up its seed.
+    """
+    generators = [
+        child._random_generator
+        for child in layer._flatten_layers()
+        if hasattr(child, "_random_generator")
+    ]
+    seeds = [generator._seed for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, seed in zip(generators, seeds, strict=True):
+            generator._seed = seed
+
+
 def innermost_optimizer(optimizer):
     """The optimizer inside wrappers such as the loss-scale optimizer."""
     while hasattr(optimizer, "inner_optimizer"):
@@ -247,7 +268,12 @@ def forward_state(model):
     non-trainable variables too, but never change in a forward pass.
     """
     state = [v for v in model.non_trainable_variables if raw(v).dtype != tf.bool]
-    return state + [v for metric in model.metrics for v in metric.variables]
+    metrics = list(model.metrics)
+    compiled_loss = None if IS_KERAS_3 else model.compiled_loss
+    if compiled_loss is not None and not compiled_loss.built:
+        # Until the first step Keras 2 leaves it out, but that step counts on from it.
+        metrics.append(compiled_loss._total_loss_mean)
+    return state + [v for metric in metrics for v in metric.variables]
 
 
 def steps_per_execution(model):

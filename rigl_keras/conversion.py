@@ -207,6 +207,11 @@ def _check_distinct(found):
 
 def _given_masks(found, masks, overrides):
     shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in found}
+    if not isinstance(masks, collections.abc.Mapping):
+        raise ValueError(
+            f"Expected `masks` to map some of {list(shapes)} to arrays, but got a "
+            f"{type(masks).__name__}."
+        )
     unknown = sorted(set(masks) - set(shapes))
     if unknown or not masks or overrides:
         raise ValueError(

@@ -163,10 +163,13 @@ def _initializer(method, weight_init_path):
 
 
 def _check_mask_settings(config, mask_init_path, shuffle_mask):
-    if mask_init_path is not None and config.sparsity is not None:
+    drawn = {"sparsity": config.sparsity, "overrides": config.overrides}
+    drawn = {key: value for key, value in drawn.items() if value is not None}
+    if mask_init_path is not None and drawn:
+        settings = ", ".join(f"masks.{key}={value}" for key, value in drawn.items())
         raise ValueError(
-            f"masks.sparsity={config.sparsity} draws the masks that "
-            f"network.mask_init_path={mask_init_path!r} loads. Set one of them to None."
+            f"{settings} and network.mask_init_path={mask_init_path!r} would both "
+            "choose the masks. Set the one or the other to None."
         )
     if shuffle_mask and mask_init_path is None:
         raise ValueError(
@@ -192,7 +195,7 @@ def _check_other_init(mask_init_path, seeds):
     Raises:
       ValueError: when this run would begin with that run's initial weights.
     """
-    folder = os.path.dirname(mask_init_path)
+    folder = os.path.dirname(mask_init_path) or "."
     parent = results.read_json(os.path.join(folder, RUN_FILE))
     if parent is not None and parent["seeds"]["init_seed"] == seeds.init_seed:
         raise ValueError(
@@ -248,9 +251,10 @@ def _check_match(checkpoint, values, model):
     for name in sorted(names, key=lambda name: not name.endswith("kernel")):
         if here.get(name) != there.get(name):
             raise ValueError(
-                f"Checkpoint {checkpoint} is of another network: {name} has shape "
-                f"{there.get(name, 'nowhere')} there and {here.get(name, 'nowhere')} "
-                "here."
+                f"Checkpoint {checkpoint} is of another network: the shape of {name} "
+                f"is {there.get(name, 'missing')} there and "
+                f"{here.get(name, 'missing')} here. Give a checkpoint of this network, "
+                "or configure the network as in that run."
             )
 
 

@@ -1,9 +1,9 @@
 """Keras callbacks that record a run: metrics, TensorBoard events, checkpoints."""
 
+import json
 import os
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -34,29 +34,44 @@ class RunLogger(keras.callbacks.Callback):
 
     Args:
       logdir: path of the run's folder.
+      writer: the run's writer of TensorBoard events.
       test_data: `tf.data.Dataset` to evaluate on.
       start_step: int, the step at which this training starts.
       total_steps: int, the step at which it ends.
       log_freq: int >= 1.
+      diagnostics: `Diagnostics`.
+      thresholds: function that returns a dict from the kernels' paths to the smallest
+        magnitudes that pruning kept, or None.
 
     Attributes:
       last_record: the last record, a dict, or None.
     """
 
-    def __init__(self, logdir, test_data, start_step, total_steps, log_freq):
+    def __init__(
+        self,
+        logdir,
+        writer,
+        test_data,
+        start_step,
+        total_steps,
+        log_freq,
+        diagnostics,
+        thresholds=None,
+    ):
         super().__init__()
+        self._diagnostics = diagnostics
+        self._thresholds = thresholds
         self._logdir = logdir
         self._test_data = test_data
         self._start_step = start_step
         self._total_steps = total_steps
         self._log_freq = log_freq
         self._began = 0.0
-        self._writer: Any = None
+        self._writer = writer
         self.last_record = None
 
     def on_train_begin(self, logs=None):
-        """Opens the event file."""
-        self._writer = tf.summary.create_file_writer(self._logdir)
+        """Starts the clock."""
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -65,17 +80,18 @@ class RunLogger(keras.callbacks.Callback):
         if step % self._log_freq == 0 or step == self._total_steps:
             self._record(step, logs or {})
 
-    def on_train_end(self, logs=None):
-        """Closes the event file."""
-        self._writer.close()
-
     def _record(self, step, logs):
         record = {name: float(value) for name, value in logs.items()}
         record |= self._evaluate()
         record["regularization"] = float(tf.add_n(self.model.losses or [0.0]))
         rate = compat.learning_rate(self.model.optimizer, step)
         record["learning_rate"] = float(rate)
-        self._write_events(step, record)
+        measured, tags = self._diagnostics.measure()
+        record |= measured
+        if self._thresholds is not None:
+            named = self._thresholds().items()
+            tags |= {f"threshold/{path}": value for path, value in named}
+        self._write_events(step, record, tags)
         path = os.path.join(self._logdir, METRICS_FILE)
         results.append_jsonl(path, {"step": step, **record})
         self.last_record = record
@@ -89,11 +105,14 @@ class RunLogger(keras.callbacks.Callback):
         wanted = ("cross_entropy", "accuracy")
         return {f"test_{name}": float(metrics[name]) for name in wanted}
 
-    def _write_events(self, step, record):
+    def _write_events(self, step, record, tags):
+        tags = {
+            **{_TAGS[name]: value for name, value in record.items() if name in _TAGS},
+            **tags,
+        }
         with self._writer.as_default(step=step):
-            for name, value in record.items():
-                if name in _TAGS:
-                    tf.summary.scalar(_TAGS[name], value)
+            for tag, value in tags.items():
+                tf.summary.scalar(tag, value)
             for kernel in sparse_kernels(self.model):
                 mask = kernel.mask.numpy()
                 tf.summary.scalar(f"sparsity/{kernel.path}", 1 - mask.mean())
@@ -138,3 +157,15 @@ class CheckpointSaver(keras.callbacks.Callback):
         step = self._start_step + batch + 1
         if step % self._save_freq == 0 or step == self._total_steps:
             self._checkpoints.save(step)
+
+
+def record_meta_losses(logdir, writer, losses):
+    """Writes MetaInit's losses to `meta_loss.jsonl` and to TensorBoard events."""
+    path = os.path.join(logdir, "meta_loss.jsonl")
+    lines = [
+        {"step": step, "meta_loss": float(loss)} for step, loss in enumerate(losses)
+    ]
+    results.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    with writer.as_default():
+        for line in lines:
+            tf.summary.scalar("meta_loss", line["meta_loss"], step=line["step"])

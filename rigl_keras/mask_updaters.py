@@ -226,8 +226,8 @@ class Pruner:
                 for score, mask in zip(scores, masks, strict=True)
             ]
         # One of each kernel first, so that none is left without.
-        joined = _kept(*_joined(scores, masks), sparsity, least=len(masks))
-        return _split(joined, masks)
+        score, mask = _joined(scores, masks)
+        return _split(_kept(score, mask, sparsity, least=len(masks)), masks)
 
 
 class Magnitude(Pruner):

@@ -12,24 +12,38 @@ class MaskUpdateObserver(keras.callbacks.Callback):
     """A callback that is called around every mask update of its model's training.
 
     It goes into the list of callbacks of `fit`, beside the one that updates the masks.
-    Subclasses that override a method below call the overridden one too.
+    Subclasses that override `on_train_begin` or `on_train_end` call the overridden one
+    too.
+
+    In both methods of an update, `step` is the training step that it belongs to,
+    counted from 1: an update of `RigL` and its like comes after that step, and pruning
+    before it.
     """
 
     def on_train_begin(self, logs=None):
         """Begins to take part."""
-        others = [each for each in _observers.get(self.model, []) if each is not self]
-        _observers[self.model] = [*others, self]
+        # Keras gives all callbacks of a training the same `params`; others are left
+        # behind by a training that broke off.
+        _observers[self.model] = [
+            *(each for each in self._others() if each.params is self.params),
+            self,
+        ]
 
     def on_train_end(self, logs=None):
         """Takes part no longer."""
-        others = [each for each in _observers.get(self.model, []) if each is not self]
-        _observers[self.model] = others
+        _observers[self.model] = self._others()
+
+    def _others(self):
+        return [each for each in observers(self.model) if each is not self]
 
     def on_mask_update_begin(self, step):
-        """Called before an update; `step` is the optimizer's iteration count."""
+        """Called before an update."""
 
     def on_mask_update_end(self, step):
-        """Called after an update; `step` is the optimizer's iteration count."""
+        """Called after an update.
+
+        It is not when weights or gradients did not allow the update that has begun.
+        """
 
 
 def observers(model):

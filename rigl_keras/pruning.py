@@ -1,5 +1,7 @@
 """The callback that prunes while `fit` trains."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -51,6 +53,7 @@ class Pruning(SparseTraining):
         self._sparsity = np.zeros(0, np.float32)
         self._executions_to_next = 0
         self._steps_per_execution = 1
+        self._steps_left = math.inf  # in this epoch
 
     def on_train_begin(self, logs=None):
         """Attaches to the model and its optimizer."""
@@ -60,13 +63,18 @@ class Pruning(SparseTraining):
     def on_epoch_begin(self, epoch, logs=None):
         """Looks at the optimizer's step count anew: other callbacks may restore it."""
         self._executions_to_next = 0
+        steps = self.params.get("steps")
+        self._steps_left = math.inf if steps is None else steps
 
     def thresholds(self):
         """The smallest magnitudes that the last pruning kept.
 
         Returns:
-          A dict from the kernels' paths to floats, 0 before the first pruning.
+          A dict from the kernels' paths to floats, 0 before the first pruning; empty
+          before the first training.
         """
+        if self._attachment is None:
+            return {}
         values = self.state.thresholds.numpy()
         return dict(zip(self._attachment.paths, map(float, values), strict=True))
 
@@ -74,18 +82,21 @@ class Pruning(SparseTraining):
         return Attachment(model, self._pruner)
 
     def _prepare_state(self, model):
-        if not hasattr(self.state, "thresholds"):
+        zeros = np.zeros(len(self._attachment.paths), np.float32)
+        before = getattr(self.state, "thresholds", None)
+        # Another model, or another choice of what is frozen, has other kernels.
+        if before is None or before.shape != zeros.shape:
             with model.distribute_strategy.scope():
-                self.state.thresholds = tf.Variable(
-                    np.zeros(len(self._attachment.paths), np.float32)
-                )
+                self.state.thresholds = tf.Variable(zeros)
 
     def _before_steps(self):
+        # The last execution of an epoch may have fewer steps.
+        count = min(self._steps_per_execution, self._steps_left)
+        self._steps_left -= count
         # Reading the optimizer's step count waits for the step before to end.
         if self._executions_to_next > 0:
             self._executions_to_next -= 1
             return
-        count = self._steps_per_execution
         first = self._attachment.step() + 1
         is_due, sparsity = self._schedule_from(first)
         now = np.flatnonzero(is_due[:count])
@@ -93,7 +104,7 @@ class Pruning(SparseTraining):
             self._prune(first + int(now[-1]), float(sparsity[now[-1]]))
         later = np.flatnonzero(is_due[count:])
         steps = int(later[0]) if later.size else len(is_due) - count
-        self._executions_to_next = steps // count
+        self._executions_to_next = steps // self._steps_per_execution
 
     def _prune(self, step, sparsity):
         if not 0 <= sparsity < 1:
@@ -133,7 +144,18 @@ def _checked_schedule(schedule):
     )
     if not callable(schedule):
         raise ValueError(f"{expected}, but got {schedule!r}.")
-    answer = schedule(tf.constant(1, tf.int64))
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
+    # In a graph, as training will ask it.
+    answer = tf.function(lambda step: schedule(step))(tf.constant(1, tf.int64))
+    if not _is_answer(answer):
         raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
     return schedule
+
+
+def _is_answer(answer):
+    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if not is_pair or not all(tf.is_tensor(each) for each in answer):
+        return False
+    is_due, sparsity = answer
+    is_number = sparsity.dtype.is_floating or sparsity.dtype.is_integer
+    is_scalar = is_due.shape.rank == sparsity.shape.rank == 0
+    return is_due.dtype == tf.bool and is_number and is_scalar

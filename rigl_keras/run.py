@@ -6,13 +6,29 @@ import sys
 import time
 
 import gin
+import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, data, distributions, experiment, results
 from rigl_keras.checkpoints import Checkpoints, steps
 from rigl_keras.checks import check_int, check_not_negative
+from rigl_keras.diagnostics import (
+    MASK_UPDATES_FILE,
+    Diagnostics,
+    MaskUpdateRecorder,
+)
 from rigl_keras.experiment_network import make_network
-from rigl_keras.loggers import METRICS_FILE, CheckpointSaver, RunLogger
+from rigl_keras.gradient_flow import FlowMeter
+from rigl_keras.gradient_regularization import regularize_gradient
+from rigl_keras.loggers import (
+    METRICS_FILE,
+    CheckpointSaver,
+    RunLogger,
+    record_meta_losses,
+)
+from rigl_keras.metainit import meta_init
+from rigl_keras.oneshot import prune_once
+from rigl_keras.pruning import Pruning
 from rigl_keras.results import RESULTS_FILE, RUN_FILE
 from rigl_keras.summary import summary
 
@@ -37,6 +53,8 @@ class TrainingConfig:
         before training, by the criterion of mask_updater.update_alg.
       gradient_regularization: float >= 0, factor of half the squared norm of the
         gradient that is added to the loss.
+      log_mask_updates: this package's own: whether the gradient norm is measured, and a
+        checkpoint saved, before and after every mask update.
       oneshot_ranking: this package's own: "global" ranks the weights of all kernels
         together before training, "layer" those of each kernel.
     """
@@ -50,6 +68,7 @@ class TrainingConfig:
     oneshot_prune_fraction: float = 0.0
     gradient_regularization: float = 0.0
     oneshot_ranking: str = "global"
+    log_mask_updates: bool = True
 
     def __post_init__(self):
         """Refuses what is out of range.
@@ -150,6 +169,10 @@ class Run:
         self._updater = pruning or experiment.make_mask_updater(
             self._updater_config, self._model, self._grow_batch, self._seeds
         )
+        if config.gradient_regularization > 0:
+            self._model = regularize_gradient(
+                self._model, config.gradient_regularization
+            )
         self._model.compile(
             experiment.make_optimizer(config.total_steps),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -195,13 +218,25 @@ class Run:
         if not os.path.exists(self._path(RUN_FILE)):
             results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
             results.write_json(self._path(RUN_FILE), self._description)
+        self._writer = tf.summary.create_file_writer(self._logdir)
         step = self._checkpoints.restore_last()
         if step is None:
+            self._prepare_weights()
             self._checkpoints.save(0)
         else:
             print(f"Going on from step {step} of {self._logdir}.")
             self._start = step
-        results.drop_records_after(self._path(METRICS_FILE), self._start)
+        for file in (METRICS_FILE, MASK_UPDATES_FILE):
+            results.drop_records_after(self._path(file), self._start)
+
+    def _prepare_weights(self):
+        """What happens once, before the first step: one-shot pruning and MetaInit."""
+        fraction = self._config.oneshot_prune_fraction
+        if self._one_shot is not None:
+            prune_once(self._model, self._one_shot, fraction, self._grow_batch)
+        if self._config.use_metainit:
+            losses = meta_init(self._model, seed=self._seeds.init_seed)
+            record_meta_losses(self._logdir, self._writer, losses)
 
     def train(self):
         """Trains to the end and writes the result; call `begin` first.
@@ -215,6 +250,7 @@ class Run:
         summary(self._model)
         began = time.perf_counter()
         record = self._fit(self._start)
+        self._writer.close()
         seconds = time.perf_counter() - began
         steps_per_second = (self._config.total_steps - self._start) / seconds
         result = self._result(record, steps_per_second)
@@ -224,7 +260,19 @@ class Run:
     def _fit(self, start):
         config, images = self._config, self._images
         total = config.total_steps
-        logger = RunLogger(self._logdir, self._test_data, start, total, config.log_freq)
+        meter = FlowMeter(
+            self._model, experiment.flow_batch(images, config.val_batch_size)
+        )
+        logger = RunLogger(
+            self._logdir,
+            self._writer,
+            self._test_data,
+            start,
+            total,
+            config.log_freq,
+            Diagnostics(self._model, meter, self._path("ckpt-0")),
+            self._updater.thresholds if isinstance(self._updater, Pruning) else None,
+        )
         saver = CheckpointSaver(self._checkpoints, start, total, config.save_freq)
         train_data = data.batches(
             images.train_images,
@@ -235,6 +283,10 @@ class Run:
             self._seeds.data_seed,
         )
         updater = [] if self._updater is None else [self._updater]
+        if config.log_mask_updates and updater:
+            updater.append(
+                MaskUpdateRecorder(self._logdir, self._checkpoints, meter, self._writer)
+            )
         if start < total:
             self._model.fit(
                 train_data,
@@ -251,11 +303,10 @@ class Run:
     def _result(self, record, steps_per_second):
         table = summary(self._model, print_fn=None)
         masked = {row.path: row.sparsity for row in table.rows if row.masked}
-        method = "Dense" if self._updater is None else type(self._updater).__name__
         return {
             "data": self._images.name,
             "network": self._model.name,
-            "method": method,
+            "method": self._method(),
             "test_accuracy": record["test_accuracy"],
             "test_loss": record["test_cross_entropy"],
             "sparsity": {"all": table.kernel_sparsity, **masked},
@@ -266,6 +317,11 @@ class Run:
             **self._description,
             **results.environment(),
         }
+
+    def _method(self):
+        if self._one_shot is not None and not self._updater_config.evolves:
+            return type(self._one_shot).__name__
+        return "Dense" if self._updater is None else type(self._updater).__name__
 
 
 def _lines(description):

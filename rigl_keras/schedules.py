@@ -151,8 +151,8 @@ def polynomial_decay(
       initial_sparsity: share of zeros at `begin_step`, in [0, 1).
       final_sparsity: share of zeros from `end_step` on, in [0, 1).
       begin_step: int >= 0, the first step with pruning.
-      end_step: int >= begin_step, the last step with pruning.
-      power: exponent of the polynomial; 3 is gradual magnitude pruning.
+      end_step: int > begin_step, the last step with pruning.
+      power: exponent > 0 of the polynomial; 3 is gradual magnitude pruning.
       frequency: int >= 1, steps between two prunings.
 
     Returns:
@@ -163,6 +163,12 @@ def polynomial_decay(
 
     Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
     """
+    if begin_step == end_step:
+        raise ValueError(
+            "Expected end_step > begin_step, over which the sparsity grows, but both "
+            f"are {begin_step!r}. To prune once, use constant_sparsity("
+            f"{final_sparsity!r}, {begin_step!r}, {end_step!r})."
+        )
     return _pruning_schedules().PolynomialDecay(
         initial_sparsity, final_sparsity, begin_step, end_step, power, frequency
     )
@@ -196,10 +202,10 @@ def _pruning_schedules():
     """
     switch = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(switch)
-    import tensorflow_model_optimization as tfmot
-
-    if before is None:
+    try:
+        import tensorflow_model_optimization as tfmot
+    finally:
         os.environ.pop(switch, None)
-    else:
-        os.environ[switch] = before
+        if before is not None:
+            os.environ[switch] = before
     return tfmot.sparsity.keras

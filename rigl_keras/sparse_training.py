@@ -148,7 +148,10 @@ class SparseTraining(keras.callbacks.Callback):
           True when it was done; where weights or gradients do not allow it, a warning
           says why.
         """
-        watching = observers(self.model)
+        # One that a training left behind when it broke off has other `params`.
+        watching = [
+            each for each in observers(self.model) if each.params is self.params
+        ]
         for observer in watching:
             observer.on_mask_update_begin(step)
         problem = self._attachment.update(step, amount)

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -97,8 +98,9 @@ INITS = {
         {"network.weight_init_method": "unit_scaled", "unit_scaled_init.scale": 1.0},
     ),
 }
-MAIN = ("dense", "layer", "unit")
-CROSSED = tuple(init for init in INITS if init not in MAIN)
+# Where not all are tried: Keras's dense init, and what the files of the paper's code
+# for SET and RigL make of the other two.
+MAIN = ("dense", "layer_fanavg", "unit_fanin")
 
 # Which of the paper's columns a cell belongs to.
 _COLUMN = {init: init.split("_")[0] for init in INITS}
@@ -180,17 +182,20 @@ def pilot():
         Cell("dense", "Dense, Glorot", ("mnist/dense.gin",), paper=baseline),
         lottery_cell("lottery95", "Lottery 95 %, weight decay 5e-4", 5e-4),
         lottery_cell("lottery95_nodecay", "Lottery 95 %, weight decay 0", 0.0),
-        *(sparse_cell(m, init, 95) for m in METHODS for init in MAIN),
+        *(sparse_cell("scratch", init, 95) for init in INITS),
+        *(sparse_cell("scratch", init, 98) for init in INITS),
+        *(sparse_cell("rigl", init, 95) for init in MAIN),
+        *(sparse_cell("set", init, 95) for init in MAIN),
         Cell(
-            "rigl_inverted95_unit",
-            "RigL-Inverted 95 %, unit-scaled, He",
+            "rigl_inverted95_unit_fanin",
+            "RigL-Inverted 95 %, unit-scaled, fan-in, scale 1",
             ("mnist/rigl_inverted.gin", "mnist/pruned_masks.gin"),
+            INITS["unit_fanin"][1],
             parent="prune95",
             paper=Paper(92.71, 7.67),
         ),
-        *(sparse_cell(m, init, 98) for m in ("scratch", "rigl") for init in MAIN),
-        *(sparse_cell("scratch", init, s) for s in (95, 98) for init in CROSSED),
-        *(sparse_cell("rigl", init, 95) for init in CROSSED),
+        *(sparse_cell("rigl", init, 98) for init in MAIN),
+        *(sparse_cell("rigl", init, 95) for init in INITS if init not in MAIN),
         Cell(
             "dense_he",
             "Dense, He",
@@ -434,6 +439,8 @@ def main():
         "--tables", action="store_true", help="write the tables of what is there, only"
     )
     options = parser.parse_args()
+    # So that the runs end with this process, whoever ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(options.runs).resolve()
     runs = [
         Run(cell, seed, folder / cell.name / f"seed{seed}")

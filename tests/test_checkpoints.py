@@ -1,10 +1,16 @@
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorflow import keras
 
 import rigl_keras
 from rigl_keras import compat
-from rigl_keras.checkpoints import Checkpoints, named_variables, steps
+from rigl_keras.checkpoints import Checkpoints, named_variables, read_model, steps
 
 
 def make(units=6, seed=0):
@@ -51,16 +57,12 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert steps(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("damage", ["cut data", "change data", "cut index", "no data"])
-def test_a_damaged_checkpoint_gives_way_to_an_earlier_one(tmp_path, capsys, damage):
-    model = make()
-    checkpoints = Checkpoints(tmp_path, model, model.optimizer)
-    checkpoints.save(2)
-    expected = values(model)
-    train(model)
-    checkpoints.save(4)
-    [data] = tmp_path.glob("ckpt-4.data*")
-    index = tmp_path / "ckpt-4.index"
+DAMAGES = ["cut data", "change data", "cut index", "no data", "no index"]
+
+
+def do_damage(folder, step, damage):
+    [data] = folder.glob(f"ckpt-{step}.data*")
+    index = folder / f"ckpt-{step}.index"
     content = data.read_bytes()
     if damage == "cut data":
         data.write_bytes(content[: len(content) // 2])
@@ -68,10 +70,25 @@ def test_a_damaged_checkpoint_gives_way_to_an_earlier_one(tmp_path, capsys, dama
         data.write_bytes(bytes(byte ^ 1 for byte in content))
     elif damage == "cut index":
         index.write_bytes(index.read_bytes()[:20])
-    else:
+    elif damage == "no data":
         data.unlink()
+    else:
+        index.unlink()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_an_earlier_one(tmp_path, capsys, damage):
+    model = make()
+    checkpoints = Checkpoints(tmp_path, model, model.optimizer)
+    checkpoints.save(2)
+    expected = values(model)
+    train(model)
+    checkpoints.save(4)
+    do_damage(tmp_path, 4, damage)
     assert checkpoints.restore_last() == 2
-    assert "ckpt-4 cannot be read" in capsys.readouterr().out
+    # Without its index it is no checkpoint, but what an interruption leaves.
+    said = "ckpt-4 cannot be read" in capsys.readouterr().out
+    assert said == (damage != "no index")
     for ours, theirs in zip(values(model), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -100,3 +117,81 @@ def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, monkeypatch):
     checkpoints.save(6)
     assert sorted(steps(tmp_path)) == [2, 6]
     assert not list(tmp_path.glob("*writing*"))
+
+
+def test_a_checkpoint_around_an_update_is_none_to_go_on_from(tmp_path):
+    model = make()
+    checkpoints = Checkpoints(tmp_path, model, model.optimizer)
+    checkpoints.save(2)
+    checkpoints.save_around_update(4)
+    assert steps(tmp_path) == [2]
+    assert checkpoints.restore_last() == 2
+    assert set(read_model(tmp_path / "ckpt--4")) == set(named_variables(model))
+
+
+def test_a_checkpoint_is_read_without_its_model(tmp_path):
+    model = make()
+    train(model)
+    Checkpoints(tmp_path, model, model.optimizer).save(2)
+    found = read_model(str(tmp_path / "ckpt-2"))
+    dense = model.get_layer("sparse_a").layer
+    [mask] = rigl_keras.get_masks(model).values()
+    # Neither the optimizer's variables nor the dropout's random state are the model's.
+    assert list(found) == ["a/bias", "a/kernel", "a/kernel/mask"]
+    np.testing.assert_array_equal(found["a/kernel"], dense.kernel.numpy())
+    np.testing.assert_array_equal(found["a/bias"], dense.bias.numpy())
+    np.testing.assert_array_equal(found["a/kernel/mask"], mask)
+    assert found["a/kernel/mask"].dtype == bool
+    assert found["a/kernel"].dtype == np.float32
+
+
+def test_names_with_dots_and_nested_models_come_back(tmp_path):
+    inner = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, name="b.S")], name="in.ner.."
+    )
+    norm = keras.layers.BatchNormalization(name=".norm")
+    model = keras.Sequential([keras.Input((4,)), inner, norm])
+    model = rigl_keras.sparsify(model, 0.5, verbose=False)
+    model.compile("sgd", "mse")
+    compat.build_optimizer(model.optimizer, model.trainable_variables)
+    Checkpoints(tmp_path, model, model.optimizer).save(1)
+    expected = {"in.ner../b.S/kernel", "in.ner../b.S/kernel/mask", "in.ner../b.S/bias"}
+    norms = {"gamma", "beta", "moving_mean", "moving_variance"}
+    assert set(read_model(tmp_path / "ckpt-1")) == expected | {
+        f".norm/{name}" for name in norms
+    }
+
+
+@given(st.sets(st.text("aS./_-", min_size=1, max_size=8), min_size=1, max_size=4))
+def test_any_name_comes_back(names):
+    expected = {name: float(index) for index, name in enumerate(sorted(names))}
+    model = {name: tf.Variable(value) for name, value in expected.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = tf.train.Checkpoint(model=model).write(f"{folder}/ckpt-0")
+        assert read_model(path) == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_cannot_be_read(tmp_path, damage):
+    model = make()
+    Checkpoints(tmp_path, model, model.optimizer).save(2)
+    do_damage(tmp_path, 2, damage)
+    with pytest.raises(ValueError, match=r"ckpt-2 cannot be read: .+ Give the path"):
+        read_model(tmp_path / "ckpt-2")
+
+
+def test_what_is_no_checkpoint_cannot_be_read(tmp_path):
+    make().save_weights(tmp_path / "some.weights.h5")
+    for path in ("ckpt-3", ".", "some.weights.h5"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_model(Path(tmp_path, path))
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    model = make()
+    for number, parts in enumerate(
+        [{"step": tf.Variable(1)}, {"model": model}, {"net": model}]
+    ):
+        path = tf.train.Checkpoint(**parts).write(str(tmp_path / f"ckpt-{number}"))
+        with pytest.raises(ValueError, match=f"ckpt-{number} holds no model"):
+            read_model(path)

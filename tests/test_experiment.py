@@ -1,23 +1,19 @@
-"""What gin names mean: defaults, refusals, and the files that come along."""
+"""What gin names mean: seeds, optimizer, mask updates, pruning, and their refusals."""
 
 import inspect
-import os
-from pathlib import Path
 
 import gin
 import numpy as np
 import pytest
-from tensorflow import keras
+import tensorflow as tf
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 import rigl_keras
-from rigl_keras import config_path, experiment, run
+from rigl_keras import experiment, mask_updaters, run
 
-SEEDS = experiment.Seeds(0, 0, 0)
-SHAPE = (28, 28, 1)
-[GIN_FOLDER] = config_path.gin_search_paths()
-FILES = sorted(
-    str(path.relative_to(GIN_FOLDER)) for path in Path(GIN_FOLDER).glob("*/*.gin")
-)
+SEEDS = experiment.Seeds(init_seed=1, data_seed=2, mask_seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +26,7 @@ def bind(*bindings):
     gin.parse_config(bindings)
 
 
-# The names and defaults of the paper's TF2 code.
+# The names and defaults of the paper's TF2 code, and below them this package's own.
 DEFAULTS = {
     run.TrainingConfig: {
         "total_steps": 5000,
@@ -41,17 +37,8 @@ DEFAULTS = {
         "use_metainit": False,
         "oneshot_prune_fraction": 0.0,
         "gradient_regularization": 0,
-    },
-    experiment.make_network: {
-        "activation": "relu",
-        "network_name": "lenet5",
-        "mask_init_path": None,
-        "shuffle_mask": False,
-        "weight_init_path": None,
-        "weight_init_method": None,
-        "weight_decay": 0.0,
-        "noise_stddev": 0.0,
-        "pruned_layer_types": ("Conv2D", "Dense"),
+        "oneshot_ranking": "global",
+        "log_mask_updates": True,
     },
     experiment.PruningConfig: {
         "mode": "prune",
@@ -60,6 +47,7 @@ DEFAULTS = {
         "begin_step": 2000,
         "end_step": 4000,
         "frequency": 200,
+        "ranking": "layer",
     },
     experiment.make_optimizer: {
         "name": "adam",
@@ -68,7 +56,7 @@ DEFAULTS = {
         "clipvalue": None,
         "momentum": None,
     },
-    experiment.make_mask_updater: {
+    experiment.MaskUpdaterConfig: {
         "update_alg": "",
         "schedule_alg": "lr",
         "update_freq": 100,
@@ -76,6 +64,8 @@ DEFAULTS = {
         "last_update_step": -1,
         "use_stateless": True,
         "grow_gradient": "fixed_batch",
+        "drop_noise": 0.0,
+        "skip_weight_step": False,
     },
 }
 
@@ -89,26 +79,6 @@ def test_defaults_are_those_of_the_paper(configurable):
         if each.default is not each.empty
     }
     assert defaults == DEFAULTS[configurable]
-
-
-@pytest.mark.parametrize(
-    ("bindings", "setting"),
-    [
-        (["network.network_name = 'lenet6'"], "network.network_name"),
-        (["network.mask_init_path = '/x'"], "network.mask_init_path"),
-        (["network.weight_init_method = 'unit_scaled'"], "masks.sparsity"),
-        (
-            ["masks.sparsity = 0.5", "network.weight_init_method = 'he'"],
-            "network.weight_init_method",
-        ),
-        (["masks.sparsity = 0.5", "masks.distribution = 'erdos'"], "erdos"),
-        (["masks.sparsity = 0.5", "masks.overrides = {'conv9/*': 0.1}"], "conv9"),
-    ],
-)
-def test_a_network_that_cannot_be_built_is_refused(bindings, setting):
-    bind(*bindings)
-    with pytest.raises(ValueError, match=setting.replace(".", r"\.")):
-        experiment.make_network(SHAPE, 10, SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -139,31 +109,6 @@ def test_the_learning_rate_falls_to_0_by_a_half_cosine():
     assert optimizer.momentum == 0.9
 
 
-def test_only_the_named_layer_types_are_pruned():
-    bind("masks.sparsity = 0.5", "masks.distribution = 'uniform'")
-    bind("network.pruned_layer_types = ('Dense',)")
-    model = experiment.make_network(SHAPE, 10, SEEDS)
-    paths = [kernel.path for kernel in rigl_keras.sparse_kernels(model)]
-    assert paths == ["dense1/kernel", "dense2/kernel", "logits/kernel"]
-
-
-def test_seeds_are_separate():
-    bind("masks.sparsity = 0.5", "network.weight_init_method = 'unit_scaled'")
-
-    def weights_and_masks(init, mask):
-        keras.backend.clear_session()
-        model = experiment.make_network(SHAPE, 10, experiment.Seeds(init, 0, mask))
-        dense = model.get_layer("sparse_dense1").layer
-        return dense.kernel.numpy(), rigl_keras.get_masks(model)["dense1/kernel"]
-
-    weights, mask = weights_and_masks(0, 0)
-    other_weights, same_mask = weights_and_masks(1, 0)
-    np.testing.assert_array_equal(mask, same_mask)
-    assert not np.array_equal(weights, other_weights)
-    _, other_mask = weights_and_masks(0, 1)
-    assert not np.array_equal(mask, other_mask)
-
-
 def test_gin_takes_the_seeds_apart():
     bind("seeds.data_seed = 7")
     assert experiment.make_seeds(3) == experiment.Seeds(3, 7, 3)
@@ -172,69 +117,252 @@ def test_gin_takes_the_seeds_apart():
         experiment.make_seeds(3)
 
 
-def test_an_algorithm_without_masks_is_refused():
-    bind("mask_updater.update_alg = 'rigl'")
-    model = experiment.make_network(SHAPE, 10, SEEDS)
+BATCH = (np.ones((2, 6), np.float32), np.ones((2, 3), np.float32))
+
+
+def make_updater(**options):
+    config = experiment.MaskUpdaterConfig(**options)
+    model = tiny.sparsify(tiny.mlp())
+    return experiment.make_mask_updater(config, model, BATCH, SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "updater"),
+    [
+        ("", rigl_keras.Static),
+        ("set", rigl_keras.SET),
+        ("rigl", rigl_keras.RigL),
+        ("rigl_inverted", rigl_keras.RigLInverted),
+        ("snfs", rigl_keras.SNFS),
+        # These have pruned before training, and the masks stay.
+        ("snip", rigl_keras.Static),
+        ("grasp", rigl_keras.Static),
+    ],
+)
+def test_a_name_makes_its_callback(name, updater):
+    assert type(make_updater(update_alg=name)) is updater
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "rigl_inverted", "snfs"])
+def test_the_callback_gets_all_settings(name):
+    bind(
+        f"mask_updater.update_alg = '{name}'",
+        "mask_updater.schedule_alg = 'constant'",
+        "mask_updater.update_freq = 7",
+        "mask_updater.init_drop_fraction = 0.25",
+        "mask_updater.last_update_step = 70",
+        "mask_updater.drop_noise = 0.125",
+        "mask_updater.skip_weight_step = True",
+    )
+    updater = make_updater()
+    assert updater.update_freq == 7
+    assert updater.drop_fraction == 0.25
+    assert updater.schedule == "constant"
+    assert updater.last_update_step == 70
+    assert updater.seed == SEEDS.mask_seed
+    assert updater.skip_weight_step is True
+    with pytest.raises(ValueError, match="drop_noise"):
+        make_updater(drop_noise=-1.0)
+
+
+@pytest.mark.parametrize("name", ["rigl", "rigl_inverted"])
+def test_rigl_grows_by_the_sum_over_a_fixed_batch(name):
+    assert make_updater(update_alg=name, grow_gradient="step").grow_data is None
+    x, y, weight = make_updater(update_alg=name).grow_data
+    np.testing.assert_array_equal(x, BATCH[0])
+    np.testing.assert_array_equal(y, BATCH[1])
+    # A mean over 2 examples that weigh 2 each is their sum.
+    np.testing.assert_array_equal(weight, [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "evolves"),
+    [
+        ({}, False),
+        ({"update_alg": "set"}, True),
+        ({"update_alg": "rigl", "last_update_step": 5}, True),
+        ({"update_alg": "rigl", "last_update_step": 0}, False),
+        ({"update_alg": "snfs"}, True),
+        ({"update_alg": "snip"}, False),
+        ({"update_alg": "rigl_s", "last_update_step": 0}, False),
+    ],
+)
+def test_whether_masks_evolve(options, evolves):
+    assert experiment.MaskUpdaterConfig(**options).evolves is evolves
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({"update_alg": "rigs"}, "mask_updater.update_alg"),
+        ({"grow_gradient": "sum"}, "mask_updater.grow_gradient"),
+        ({"use_stateless": False}, "mask_updater.use_stateless"),
+        # What the paper's code does with these after pruning is not published.
+        ({"update_alg": "rigl_s"}, "mask_updater.last_update_step=0"),
+        ({"update_alg": "rigl_grasp", "last_update_step": 9}, "last_update_step=0"),
+    ],
+)
+def test_mask_updates_that_make_no_sense_are_refused(options, setting):
+    with pytest.raises(ValueError, match=setting.replace(".", r"\.")):
+        experiment.MaskUpdaterConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["rigl", "snip"])
+def test_an_algorithm_without_masks_is_refused(name):
+    config = experiment.MaskUpdaterConfig(update_alg=name)
     with pytest.raises(ValueError, match=r"masks\.sparsity"):
-        experiment.make_mask_updater(model, None, SEEDS)
+        experiment.make_mask_updater(config, tiny.mlp(), BATCH, SEEDS)
 
 
-def test_pruning_is_refused_only_where_it_is_asked_for():
-    experiment.check_pruning(100)
-    bind("pruning.mode = 'constant'", "pruning.final_sparsity = 0.")
-    bind("pruning.begin_step = 100000000")
-    experiment.check_pruning(100)
-    bind("pruning.final_sparsity = 0.5", "pruning.begin_step = 10")
-    with pytest.raises(ValueError, match="would prune"):
-        experiment.check_pruning(100)
-    bind("pruning.mode = 'prune'", "pruning.final_sparsity = 0.")
-    with pytest.raises(ValueError, match="would prune"):
-        experiment.check_pruning(100)
+def test_a_dense_network_needs_no_callback():
+    config = experiment.MaskUpdaterConfig()
+    assert experiment.make_mask_updater(config, tiny.mlp(), BATCH, SEEDS) is None
 
 
-def test_the_growing_batch_sums_over_records_1000_to_1999():
-    images = np.arange(2500, dtype=np.int32)
-    data = type("Images", (), {})()
-    data.train_images = np.zeros((2500, 2, 2, 1), np.uint8)
-    data.train_images[:, 0, 0, 0] = images % 251
-    data.train_labels = images
-    x, y, weight = experiment._grow_data(data)
-    np.testing.assert_array_equal(y, np.arange(1000, 2000))
-    np.testing.assert_allclose(x[:, 0, 0, 0], (np.arange(1000, 2000) % 251) / 255, 1e-6)
-    # A mean over n examples that weigh n each is their sum.
-    assert (weight * 1000 / 1000 == 1000).all()
-
-
-EXPECTED = {
-    "dense": (0.0, "NoneType"),
-    "small_dense": (0.0, "NoneType"),
-    "static": (1, "Static"),
-    "set": (1, "SET"),
-    "rigl": (1, "RigL"),
-    "rigl_inverted": (1, "RigLInverted"),
+PRUNERS = {
+    "snip": mask_updaters.SNIP,
+    "grasp": mask_updaters.GraSP,
+    "rigl_s": mask_updaters.SNIP,
+    "rigl_grasp": mask_updaters.GraSP,
+    "rigl": mask_updaters.Magnitude,
+    "set": mask_updaters.Magnitude,
+    "snfs": mask_updaters.Magnitude,
 }
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if not f.endswith("base.gin")])
-def test_a_file_describes_what_its_name_says(file, tmp_path):
-    folder, name = os.path.split(file)
-    gin.add_config_file_search_path(GIN_FOLDER)
-    gin.parse_config_files_and_bindings([file], ["data.name = 'digits'"])
-    described = run.Run(tmp_path / "run", seed=0)
-    sparse, updater = EXPECTED[name.removesuffix(".gin")]
-    assert type(described._updater).__name__ == updater
-    table = rigl_keras.summary(described._model, print_fn=None)
-    sparsity = 0.98 if folder == "mnist_mlp" else 0.95
-    assert table.kernel_sparsity == pytest.approx(sparse * sparsity, abs=2e-3)
-    assert not (tmp_path / "run").exists()
+def updater_config(name):
+    last = 0 if name in ("rigl_s", "rigl_grasp") else -1
+    return experiment.MaskUpdaterConfig(update_alg=name, last_update_step=last)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_file_says_its_source_and_command(file):
-    text = (Path(GIN_FOLDER) / file).read_text()
-    assert "# Source:" in text
-    assert "# Command:" in text
-    if not file.endswith("base.gin"):
-        assert f"--gin_config={file}" in text
-        assert "# Time:" in text
-        assert "# Expected:" in text
+@pytest.mark.parametrize("name", PRUNERS)
+def test_the_criterion_of_pruning_before_training(name):
+    pruner = updater_config(name).one_shot_pruner(0.5, "layer")
+    assert type(pruner) is PRUNERS[name]
+    with pytest.raises(ValueError, match="ranking"):
+        updater_config(name).one_shot_pruner(0.5, "all")
+
+
+@pytest.mark.parametrize("ranking", ["layer", "global"])
+def test_the_ranking_of_pruning_before_training(ranking):
+    pruner = updater_config("rigl").one_shot_pruner(0.5, ranking)
+    states = [
+        mask_updaters.KernelState(
+            weights=tf.constant(values), mask=tf.ones([4], bool), seed=None
+        )
+        for values in ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0])
+    ]
+    masks = [mask.numpy().tolist() for mask in pruner.new_masks(states, 0.5)]
+    expected = {
+        "layer": [[0, 0, 1, 1], [0, 0, 1, 1]],
+        # Half of all are the second kernel's; the first keeps one at least.
+        "global": [[0, 0, 0, 1], [0, 1, 1, 1]],
+    }
+    assert masks == expected[ranking]
+
+
+def test_nothing_is_pruned_before_training_unless_asked_for():
+    for name in ("", "set", "rigl", "rigl_inverted", "snfs"):
+        assert updater_config(name).one_shot_pruner(0.0, "global") is None
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "rigl_s", "rigl_grasp"])
+def test_a_criterion_without_a_fraction_is_refused(name):
+    with pytest.raises(ValueError, match=r"training\.oneshot_prune_fraction=0"):
+        updater_config(name).one_shot_pruner(0.0, "global")
+
+
+def test_a_fraction_without_a_criterion_is_refused():
+    with pytest.raises(ValueError, match=r"fraction=0\.5.*mask_updater\.update_alg"):
+        updater_config("").one_shot_pruner(0.5, "global")
+
+
+def test_nothing_is_pruned_unless_gin_mentions_pruning():
+    assert experiment.make_pruning(10_000) is None
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ["pruning.final_sparsity = 0."],
+        ["pruning.begin_step = 101"],
+        # As files of the paper's code switch pruning off.
+        ["pruning.final_sparsity = 0.", "pruning.begin_step = 100000000"],
+    ],
+)
+def test_constant_pruning_that_never_begins_is_none(bindings):
+    bind("pruning.mode = 'constant'", *bindings)
+    assert experiment.make_pruning(100) is None
+
+
+def scheduled(pruning, step):
+    is_due, sparsity = pruning.schedule(tf.constant(step, tf.int64))
+    return bool(is_due), float(sparsity)
+
+
+def test_pruning_follows_a_cubic_between_its_two_steps():
+    bind("pruning.initial_sparsity = 0.2", "pruning.final_sparsity = 0.9")
+    bind("pruning.begin_step = 40", "pruning.end_step = 100", "pruning.frequency = 20")
+    pruning = experiment.make_pruning(100)
+    due = [step for step in range(1, 121) if scheduled(pruning, step)[0]]
+    assert due == [40, 60, 80, 100]
+    for step in due:
+        left = 1 - (step - 40) / 60
+        expected = 0.9 + (0.2 - 0.9) * left**3
+        assert scheduled(pruning, step)[1] == pytest.approx(expected, abs=1e-6)
+
+
+def test_constant_pruning_begins_at_its_step_and_goes_on_every_100():
+    bind("pruning.mode = 'constant'", "pruning.begin_step = 100")
+    pruning = experiment.make_pruning(100)
+    due = [step for step in range(1, 350) if scheduled(pruning, step)[0]]
+    assert due == [100, 200, 300]
+    assert [scheduled(pruning, step)[1] for step in due] == pytest.approx([0.8] * 3)
+
+
+def test_pruning_that_ends_after_the_training_is_warned_of():
+    bind("pruning.begin_step = 40", "pruning.end_step = 101")
+    with pytest.warns(UserWarning, match=r"pruning\.end_step=101.*total_steps=100"):
+        experiment.make_pruning(100)
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("pruning.mode = 'gradual'", r"pruning\.mode"),
+        ("pruning.ranking = 'all'", "ranking"),
+        ("pruning.final_sparsity = 1.0", "final_sparsity"),
+        ("pruning.end_step = 1999", "step"),
+        ("pruning.frequency = 0", "frequency"),
+    ],
+)
+def test_pruning_that_makes_no_sense_is_refused(binding, message):
+    bind(binding)
+    with pytest.raises(ValueError, match=message):
+        experiment.make_pruning(5000)
+
+
+class Images:
+    """Training records that are told apart by their label and first pixel."""
+
+    def __init__(self, count):
+        self.train_labels = np.arange(count, dtype=np.int32)
+        self.train_images = np.zeros((count, 2, 2, 1), np.uint8)
+        self.train_images[:, 0, 0, 0] = self.train_labels % 251
+
+
+@given(st.integers(2, 60), st.integers(1, 40))
+def test_the_two_fixed_batches_follow_each_other(count, size):
+    images = Images(count)
+    size_got = size if 2 * size <= count else count // 2
+    for batch, first in ((experiment.flow_batch, 0), (experiment.grow_batch, size_got)):
+        x, y = batch(images, size)
+        expected = np.arange(first, first + size_got)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_allclose(x[:, 0, 0, 0], expected / 255, rtol=1e-6)
+
+
+def test_rigl_grows_from_records_1000_to_1999():
+    size = run.TrainingConfig().val_batch_size
+    _, y = experiment.grow_batch(Images(2500), size)
+    np.testing.assert_array_equal(y, np.arange(1000, 2000))

@@ -19,6 +19,7 @@ LAYERS = [
         "config_path",
         "distributions",
         "networks",
+        "observers",
         "schedules",
         "seeding",
         "version",
@@ -26,15 +27,16 @@ LAYERS = [
     {"data", "kernels", "selection"},
     {"init_utils", "mask_updaters"},
     {"layers"},
-    {"conversion", "gradient_hook", "grow_data", "optimizer_state", "summary"},
-    {"attachment"},
-    {"callbacks"},
+    {"batch_gradients", "conversion", "gradient_hook", "optimizer_state", "summary"},
+    {"attachment", "gradient_flow", "gradient_regularization", "metainit", "oneshot"},
+    {"sparse_training"},
+    {"callbacks", "pruning"},
     {"__init__"},
 ]
 # The command line: the same rule holds among these, and they come after all others.
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
-    {"loggers", "plots"},
+    {"diagnostics", "experiment_network", "loggers", "plots"},
     {"run"},
     {"report", "train"},
 ]

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -40,7 +42,7 @@ def grow_scores(algorithm, gradient, seed=0):
             SHAPE, stateless_seed("grow", seed), None, None, tf.int32, alg=ALGORITHM
         )
         return draw.numpy().astype(np.float64)
-    return np.abs(gradient) if algorithm == "rigl" else -np.abs(gradient)
+    return -np.abs(gradient) if algorithm == "rigl_inverted" else np.abs(gradient)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,40 @@ def test_surviving_keeps_values_of_kept_connections_only(values, old, new, start
 def test_an_algorithm_without_grow_scores_says_so():
     with pytest.raises(NotImplementedError, match="MaskUpdater"):
         mask_updaters.MaskUpdater().grow_scores(None)
+
+
+def test_no_drop_noise_changes_nothing_and_seeds_name_the_noise():
+    weights, mask = tiny.integers(SHAPE), np.ones(SHAPE, bool)
+    mask[0] = False
+
+    def kept(drop_noise, seed):
+        updater = ALGORITHMS["rigl"](drop_noise)
+        return updater.new_mask(
+            # Dropped connections would grow last.
+            state(weights, mask, (~mask).astype(np.float32), seed),
+            tf.constant(0.3),
+        ).numpy()
+
+    np.testing.assert_array_equal(kept(0, 1), kept(0, 2))
+    np.testing.assert_array_equal(kept(2.0, 1), kept(2.0, 1))
+    assert (kept(2.0, 1) != kept(2.0, 2)).any()
+    assert kept(2.0, 1).sum() == mask.sum()
+
+
+@pytest.mark.parametrize("deviation", [0.5, 1.0])
+def test_drop_noise_is_normal_of_the_given_deviation(deviation):
+    """Of weights 1 and 2 the larger goes when the noise's difference exceeds 1."""
+    update = tf.function(ALGORITHMS["rigl"](deviation).new_mask)
+    mask = np.array([[1, 1, 0]], bool)
+    weights, gradient = np.float32([[1, 2, 0]]), np.float32([[0, 0, 1]])
+    runs = 600
+    lost = sum(
+        not update(state(weights, mask, gradient, seed), tf.constant(0.5))[0, 1]
+        for seed in range(runs)
+    )
+    # The difference of two such numbers has the deviation times the root of 2.
+    share = math.erfc(1 / (deviation * 2)) / 2
+    assert abs(lost - runs * share) < 5 * math.sqrt(runs * share * (1 - share))
 
 
 # Updates of a real training, with learning rate 0 so that the weights stand still.

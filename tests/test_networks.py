@@ -147,6 +147,43 @@ def test_weights_are_glorot_uniform():
         assert 0.9 * limit < np.abs(kernel).max() <= limit
 
 
+@pytest.mark.parametrize("network", ["lenet5", "mlp"])
+@pytest.mark.parametrize(
+    ("name", "scale", "fans"),
+    [
+        ("glorot_uniform", 1, "both"),
+        ("glorot_normal", 1, "both"),
+        ("he_uniform", 2, "in"),
+        ("he_normal", 2, "in"),
+    ],
+)
+def test_the_kernel_initializer_gives_its_variance(network, name, scale, fans):
+    model = networks.build(network, IMAGE, 10, kernel_initializer=name)
+    for layer, kernel in kernels(model).items():
+        area = np.prod(kernel.shape[:-2])
+        fan_in, fan_out = area * kernel.shape[-2], area * kernel.shape[-1]
+        variance = scale / (fan_in if fans == "in" else (fan_in + fan_out) / 2)
+        assert kernel.mean() == pytest.approx(
+            0, abs=5 * np.sqrt(variance / kernel.size)
+        ), layer
+        # Of n draws, five standard errors at the kurtosis of a normal distribution.
+        assert kernel.var() == pytest.approx(
+            variance, rel=5 * np.sqrt(2 / kernel.size)
+        ), layer
+        # Uniform up to sqrt(3) standard deviations; Keras cuts its normal at 2 of those
+        # it has before, and makes up for what that takes from the variance.
+        limit = np.sqrt(3) if name.endswith("uniform") else 2 / 0.87962566103423978
+        largest = np.abs(kernel).max() / np.sqrt(variance)
+        assert 0.9 * limit < largest <= limit * (1 + 1e-6) or kernel.size < 1000
+
+
+def test_biases_start_at_0_whatever_the_kernel_initializer():
+    model = networks.mlp(IMAGE, 10, kernel_initializer="he_normal")
+    assert not any(
+        layer.get_weights()[1].any() for layer in model.layers if layer.get_weights()
+    )
+
+
 def test_sixteen_pixels_are_the_least_of_lenet5():
     assert networks.lenet5((16, 16, 1), 2)(np.zeros((1, 16, 16, 1))).shape == (1, 2)
     with pytest.raises(ValueError, match="at least 16x16"):
@@ -164,6 +201,7 @@ def test_sixteen_pixels_are_the_least_of_lenet5():
         ({"num_classes": 1}, "num_classes must be an int >= 2, got 1"),
         ({"weight_decay": -1e-4}, "weight_decay must be >= 0"),
         ({"seed": -1}, "seed must be an int >= 0"),
+        ({"kernel_initializer": "he"}, "kernel_initializer must be one of.*got 'he'"),
     ],
 )
 def test_lenet5_refuses(arguments, message):

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,7 +7,7 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras.grow_data import GrowData
+from rigl_keras.batch_gradients import BatchGradients
 
 LAYERS = keras.layers
 
@@ -20,10 +22,23 @@ def regularised(loss="mse"):
     return tiny.compiled(tiny.sparsify(model), keras.optimizers.SGD(0.0), loss=loss)
 
 
-def gradients(model, data):
-    grow = GrowData(model, data, rigl_keras.sparse_kernels(model))
+def batch_gradients(model, data, **options):
+    variables = [each.kernel for each in rigl_keras.sparse_kernels(model)]
+    return BatchGradients(model, data, variables, **options)
+
+
+def evaluate(model, function):
     with model.distribute_strategy.scope():
-        return [g.numpy() for g in tf.function(grow.gradients)()]
+        return [values.numpy() for values in tf.function(function)()]
+
+
+def gradients(model, data):
+    return evaluate(model, batch_gradients(model, data).gradients)
+
+
+def under_two_replicas(make_model):
+    with tiny.two_replicas().scope():
+        return make_model()
 
 
 def test_gradient_with_sample_weights_and_regulariser():
@@ -50,9 +65,7 @@ def test_gradient_without_sample_weights():
 def test_under_replicas_it_is_the_gradient_of_the_batch():
     x, y = tiny.data(4, 6, 8)
     (expected,) = gradients(regularised(), (x, y))
-    strategy = tiny.two_replicas()
-    with strategy.scope():
-        model = regularised()
+    model = under_two_replicas(regularised)
     np.testing.assert_array_equal(gradients(model, (x, y))[0], expected)
 
 
@@ -82,9 +95,10 @@ def test_it_leaves_no_trace_in_the_model():
     tiny.fit(model, rigl_keras.Static())
     x, y = tiny.data(16)
     before = state_of(model)
-    grow = GrowData(model, (100 * x, y), rigl_keras.sparse_kernels(model))
+    batch = batch_gradients(model, (100 * x, y))
     for _ in range(2):
-        tf.function(grow.gradients)()
+        tf.function(batch.gradients)()
+        tf.function(lambda: batch.hessian_gradient_products([None, None]))()
     after = state_of(model)
     assert len(before) == len(after)
     for left, right in zip(before, after, strict=True):
@@ -157,4 +171,114 @@ def test_several_inputs_and_outputs_by_name():
 )
 def test_what_is_no_batch_is_refused(data):
     with pytest.raises(ValueError, match=r"\(x, y\)"):
-        GrowData(regularised(), data, [])
+        BatchGradients(regularised(), data, [])
+
+
+def test_gradient_without_regularisers():
+    x, y = tiny.data(4, 6, 8)
+    model = regularised()
+    (kernel,) = tiny.weights(model).values()
+    expected = 2 * x.T @ (x @ kernel - y) / y.size
+    for each in (model, under_two_replicas(regularised)):
+        batch = batch_gradients(each, (x, y), regularized=False)
+        (gradient,) = evaluate(each, batch.gradients)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+class WithSumOfOutputs(keras.Sequential):
+    """Adds the sum of the outputs to the loss."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, **kwargs)
+        return loss + tf.reduce_sum(y_pred)
+
+
+def test_a_loss_of_the_models_own_counts():
+    layer = LAYERS.Dense(8, use_bias=False, kernel_regularizer="l2")
+    model = tiny.compiled(WithSumOfOutputs([keras.Input((6,)), layer]))
+    x, y = tiny.data(4, 6, 8)
+    error = x @ layer.kernel.numpy() - y
+    expected = 2 * x.T @ error / y.size + x.T @ np.ones_like(y)
+    batch = BatchGradients(model, (x, y), [layer.kernel], regularized=False)
+    (gradient,) = evaluate(model, batch.gradients)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("regularized", [True, False])
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_hessian_gradient_product_of_a_linear_model(regularized, is_masked):
+    x, y = tiny.data(4, 6, 8)
+    model = regularised()
+    (kernel,) = tiny.weights(model).values()
+    (mask,) = rigl_keras.get_masks(model).values()
+    penalty = 1.0 if regularized else 0.0
+    direction = 2 * x.T @ (x @ kernel - y) / y.size + penalty * kernel
+    if is_masked:
+        direction *= mask
+    expected = 2 * x.T @ (x @ direction) / y.size + penalty * direction
+    masks = [tf.constant(mask) if is_masked else None]
+    for each in (model, under_two_replicas(regularised)):
+        batch = batch_gradients(each, (x, y), regularized=regularized)
+        (product,) = evaluate(
+            each, functools.partial(batch.hessian_gradient_products, masks)
+        )
+        np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_hessian_gradient_product_couples_layers():
+    layers = [
+        LAYERS.Dense(4, activation="tanh", use_bias=False),
+        LAYERS.Dense(3, use_bias=False),
+    ]
+    model = tiny.compiled(keras.Sequential([keras.Input((6,)), *layers]))
+    x, y = tiny.data(8)
+    sizes = 6 * 4, 4 * 3
+    point = tf.concat([tf.reshape(layer.kernel, [-1]) for layer in layers], 0)
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        outer.watch(point)
+        inner.watch(point)
+        first, second = tf.split(point, sizes)
+        hidden = tf.tanh(x @ tf.reshape(first, (6, 4)))
+        error = hidden @ tf.reshape(second, (4, 3)) - y
+        gradient = inner.gradient(tf.reduce_mean(error**2), point)
+    hessian = outer.jacobian(gradient, point).numpy()
+    mask = np.arange(4 * 3).reshape(4, 3) % 2 == 0
+    direction = gradient.numpy() * np.concatenate([np.ones(6 * 4), mask.ravel()])
+    batch = BatchGradients(model, (x, y), [layer.kernel for layer in layers])
+    products = evaluate(
+        model,
+        functools.partial(batch.hessian_gradient_products, [None, tf.constant(mask)]),
+    )
+    np.testing.assert_allclose(
+        np.concatenate([values.ravel() for values in products]),
+        hessian @ direction,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_what_the_loss_does_not_depend_on():
+    model = tiny.compiled(tiny.mlp())
+    variables = [model.trainable_variables[0], model.trainable_variables[1]]
+    other = LAYERS.Dense(3)
+    other.build((None, 2))
+    batch = BatchGradients(model, tiny.data(4), [*variables, other.kernel])
+    *known, unknown = tf.function(batch.gradients)()
+    assert unknown is None and all(gradient is not None for gradient in known)
+    products = evaluate(
+        model, functools.partial(batch.hessian_gradient_products, [None] * 3)
+    )
+    np.testing.assert_array_equal(products[2], np.zeros((2, 3)))
+    assert np.abs(products[0]).max() > 0
+
+
+def test_the_gradient_of_an_embedding_is_dense():
+    layers = [LAYERS.Embedding(5, 2), LAYERS.Flatten(), LAYERS.Dense(1)]
+    model = tiny.compiled(keras.Sequential([keras.Input((2,)), *layers]))
+    table = model.trainable_variables[0]
+    batch = BatchGradients(model, (np.array([[1, 3]]), np.ones((1, 1))), [table])
+    (gradient,) = evaluate(model, batch.gradients)
+    assert gradient.shape == (5, 2)
+    np.testing.assert_array_equal(
+        gradient.any(axis=1), [False, True, False, True, False]
+    )

@@ -1,0 +1,128 @@
+"""The gin files that come along: what they describe, what they say of themselves."""
+
+import re
+import shlex
+from pathlib import Path
+
+import gin
+import pytest
+import tiny
+from pruned_runs import PARENT_SEEDS, save_run
+
+import rigl_keras
+from rigl_keras import config_path, run
+
+[GIN_FOLDER] = config_path.gin_search_paths()
+FILES = sorted(
+    str(path.relative_to(GIN_FOLDER)) for path in Path(GIN_FOLDER).glob("*/*.gin")
+)
+LABELS = ["Source", "Command", "Time", "Expected"]
+SPARSITY = {"mnist": 0.95, "mnist_mlp": 0.98, "digits": 0.95}
+
+# By name: whether sparse at first, what prunes before training, what trains the masks.
+EXPECTED = {
+    "dense": (False, "NoneType", "NoneType"),
+    "small_dense": (False, "NoneType", "NoneType"),
+    "static": (True, "NoneType", "Static"),
+    "set": (True, "NoneType", "SET"),
+    "rigl": (True, "NoneType", "RigL"),
+    "rigl_inverted": (True, "NoneType", "RigLInverted"),
+    "snfs": (True, "NoneType", "SNFS"),
+    "prune": (False, "NoneType", "Pruning"),
+    "snip": (False, "SNIP", "Static"),
+    "grasp": (False, "GraSP", "Static"),
+    "lottery": (True, "NoneType", "Static"),
+    "prune_restart": (True, "NoneType", "Static"),
+    "scratch": (True, "NoneType", "Static"),
+}
+BASES = [file for file in FILES if Path(file).stem == "base"]
+OVERLAYS = [file for file in FILES if Path(file).stem == "pruned_masks"]
+RUNS = [file for file in FILES if file not in BASES + OVERLAYS]
+
+
+def header(file):
+    """The comment that a file begins with, by label."""
+    text = (Path(GIN_FOLDER) / file).read_text().split("\n\n")[0]
+    text = re.sub(r"^# ?", "", text, flags=re.MULTILINE)
+    parts = re.split(rf"^({'|'.join(LABELS)}): ", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def command(file):
+    """The files and the seed of the command in a file's header."""
+    words = shlex.split(header(file)["Command"].partition(" after ")[0])
+    files = [w.partition("=")[2] for w in words if w.startswith("--gin_config=")]
+    seeds = [int(w.partition("=")[2]) for w in words if w.startswith("--seed=")]
+    return files, seeds[0] if seeds else 0
+
+
+def described(files, seed):
+    """The run that files describe, on data that need no download."""
+    gin.add_config_file_search_path(GIN_FOLDER)
+    try:
+        gin.parse_config_files_and_bindings(files, ["data.name = 'digits'"])
+        return run.Run("runs/new", seed)
+    finally:
+        gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """A folder with the runs that headers name, and their masks by folder of files."""
+    root, masks = tmp_path_factory.mktemp("work"), {}
+    for overlay in OVERLAYS:
+        folder = Path(overlay).parent
+        logdir = re.search(r"\s--logdir=(runs/\w+);", header(overlay)["Command"])[1]
+        before = described([f"{folder}/static.gin"], PARENT_SEEDS.init_seed)
+        (root / "runs").mkdir(exist_ok=True)
+        # What `prune` saves, in its first and last step.
+        for step in (0, before._config.total_steps):
+            save_run(root / logdir, before._model, step)
+        masks[str(folder)] = rigl_keras.get_masks(before._model)
+    return root, masks
+
+
+@pytest.mark.parametrize("file", RUNS)
+def test_a_file_describes_what_its_name_says(file, pruned, monkeypatch):
+    monkeypatch.chdir(pruned[0])
+    files, seed = command(file)
+    assert files == [file]
+    made = described(files, seed)
+    is_sparse, *names = EXPECTED[Path(file).stem]
+    assert [type(made._one_shot).__name__, type(made._updater).__name__] == names
+    sparsity = rigl_keras.summary(made._model, print_fn=None).kernel_sparsity
+    expected = SPARSITY[str(Path(file).parent)] if is_sparse else 0
+    assert sparsity == pytest.approx(expected, abs=2e-3)
+    assert not Path("runs/new").exists()
+
+
+@pytest.mark.parametrize("name", ["scratch", "lottery", "prune_restart"])
+def test_what_begins_from_a_pruned_run_has_its_masks(name, pruned, monkeypatch):
+    monkeypatch.chdir(pruned[0])
+    made = described([f"mnist/{name}.gin"], seed=100)
+    tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1]["mnist"])
+
+
+@pytest.mark.parametrize("file", OVERLAYS)
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_a_second_file_changes_the_masks_only(file, name, pruned, monkeypatch):
+    monkeypatch.chdir(pruned[0])
+    [first, second], seed = command(file)
+    assert second == file
+    folder = str(Path(file).parent)
+    assert first in RUNS and first.startswith(f"{folder}/")
+    made = described([f"{folder}/{name}.gin", second], seed)
+    assert type(made._updater).__name__ == EXPECTED[name][-1]
+    tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1][folder])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_header_says_all_there_is_to_say(file):
+    found = header(file)
+    assert list(found) == LABELS
+    assert all(text.strip() for text in found.values())
+    assert (file in BASES) == found["Command"].startswith("none")
+    lines = (Path(GIN_FOLDER) / file).read_text().splitlines()
+    assert max(map(len, lines)) <= 88
+    for other in re.findall(r"\w+/\w+\.gin", found["Command"]):
+        assert other in FILES
