@@ -342,7 +342,11 @@ class SNFS(_Dynamic):
     def _prepare_state(self, model):
         super()._prepare_state(model)
         averages = self._attachment.hook.gradient_averages
-        for path, before in getattr(self.state, "gradient_averages", {}).items():
-            if path in averages and averages[path] is not before:
-                averages[path].assign(before.read_value())
+        before = getattr(self.state, "gradient_averages", {})
+        for path, average in averages.items():
+            # The model was compiled anew, or loaded from a file; another one may have
+            # kernels of other shapes.
+            known = before.get(path, average)
+            if known is not average and known.shape == average.shape:
+                average.assign(known.read_value())
         self.state.gradient_averages = averages

@@ -201,8 +201,8 @@ def _check_other_init(mask_init_path, seeds):
         raise ValueError(
             f"The run in {folder}, whose masks network.mask_init_path takes, drew its "
             f"initial weights by init_seed {seeds.init_seed}, and so would this one: "
-            "training from scratch would be a lottery ticket. Use another --seed or "
-            "seeds.init_seed, or set network.allow_same_init=True."
+            "training from scratch would be training the lottery ticket. Use another "
+            "--seed or seeds.init_seed, or set network.allow_same_init=True."
         )
 
 

@@ -28,6 +28,8 @@ class Pruning(SparseTraining):
         prune, the sparsity in [0, 1)): TFMOT's `PolynomialDecay` or `ConstantSparsity`,
         which `rigl_keras.schedules` has under either Keras, or one of your own.
         Where several steps make one execution, pruning comes before the execution.
+        Where `fit` does not know how many steps it makes, as with a generator, one that
+        is due right after the last step is made too.
       ranking: "layer" prunes every kernel to that sparsity; "global" ranks the weights
         of all kernels together, and leaves each kernel one at least.
 
@@ -91,7 +93,7 @@ class Pruning(SparseTraining):
 
     def _before_steps(self):
         # The last execution of an epoch may have fewer steps.
-        count = min(self._steps_per_execution, self._steps_left)
+        count = int(min(self._steps_per_execution, self._steps_left))
         self._steps_left -= count
         # Reading the optimizer's step count waits for the step before to end.
         if self._executions_to_next > 0:
