@@ -48,31 +48,29 @@ class Cell:
     paper: Paper | None = None
 
 
+def _init(method, variance, scale):
+    """Bindings of an initialisation for masks: `method` is "unit" or "layer"."""
+    return {
+        "network.weight_init_method": f"{method}_scaled",
+        f"{method}_scaled_init.method": variance,
+        f"{method}_scaled_init.scale": scale,
+    }
+
+
 INITS = {
     "dense": ("dense init, Glorot", {}),
     "dense_he": ("dense init, He", {"lenet5.kernel_initializer": "he_normal"}),
-    "layer": ("layer-scaled, He", {"network.weight_init_method": "layer_scaled"}),
+    "layer": ("layer-scaled, He", _init("layer", "fanin_normal", 2.0)),
     "layer_fanavg": (
         "layer-scaled, mean fan, scale 1",
-        {
-            "network.weight_init_method": "layer_scaled",
-            "layer_scaled_init.method": "fanavg_uniform",
-            "layer_scaled_init.scale": 1.0,
-        },
+        _init("layer", "fanavg_uniform", 1.0),
     ),
-    "unit": ("unit-scaled, He", {"network.weight_init_method": "unit_scaled"}),
+    "unit": ("unit-scaled, He", _init("unit", "fanin_normal", 2.0)),
     "unit_fanavg": (
         "unit-scaled, mean fan, scale 1",
-        {
-            "network.weight_init_method": "unit_scaled",
-            "unit_scaled_init.method": "fanavg_uniform",
-            "unit_scaled_init.scale": 1.0,
-        },
+        _init("unit", "fanavg_uniform", 1.0),
     ),
-    "unit_fanin": (
-        "unit-scaled, fan-in, scale 1",
-        {"network.weight_init_method": "unit_scaled", "unit_scaled_init.scale": 1.0},
-    ),
+    "unit_fanin": ("unit-scaled, fan-in, scale 1", _init("unit", "fanin_normal", 1.0)),
 }
 # Where not all are tried: Keras's dense init, and what the files of the paper's code
 # for SET and RigL make of the other two.

@@ -103,6 +103,18 @@ def test_events_have_the_papers_tags(finished):
     expected = {"train_batch_loss", "train_batch_reg_loss", "train_batch_accuracy"}
     expected |= {"lr", "test_loss", "test_acc", "drop_fraction"}
     expected |= {"sparsity/conv1/kernel", "mask/conv1/kernel"}
+    expected |= {"gradnorm/conv1/kernel", "gradnorm/conv1/bias"}
+    expected |= {"dist_init_l2/conv1/kernel", "dist_init_cosine/logits/bias"}
+    expected |= {
+        f".allparams/{name}"
+        for name in (
+            "gradnorm",
+            "norm_momentum",
+            "dist_init_l2",
+            "dist_init_cosine",
+            "gradnorm_mask_update_improvment",
+        )
+    }
     assert expected <= tags
 
 
@@ -138,7 +150,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (logdir / "results.json").exists()
-    data = max(logdir.glob("ckpt-*.data*"), key=lambda path: path.stat().st_mtime)
+    # Not those around mask updates, ckpt--<step>, which no run goes on from.
+    data = max(logdir.glob("ckpt-[0-9]*.data*"), key=lambda path: path.stat().st_mtime)
     data.write_bytes(data.read_bytes()[:1000])
     done = run(logdir, *SMALL)
     assert done.returncode == 0, done.stderr
