@@ -38,6 +38,8 @@ class Cell:
       bindings: gin name -> value.
       parent: name of the cell whose run gives the masks, or None.
       paper: `Paper`, or None where the paper has no such cell.
+      seed_offset: what a run's seed is above that of its parent, so that it has another
+        init and another data order.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Cell:
     bindings: dict = dataclasses.field(default_factory=dict)
     parent: str | None = None
     paper: Paper | None = None
+    seed_offset: int = 100
 
 
 def _init(method, variance, scale):
@@ -129,7 +132,7 @@ def sparse_cell(method, init, sparsity):
     )
 
 
-def lottery_cell(name, title, weight_decay):
+def lottery_cell(name, title, weight_decay, seed_offset=100):
     """The cell of the lottery ticket, whose released recipe has no weight decay."""
     return Cell(
         name,
@@ -138,6 +141,7 @@ def lottery_cell(name, title, weight_decay):
         {"network.weight_decay": weight_decay},
         parent="prune95",
         paper=Paper(98.26, 0.27),
+        seed_offset=seed_offset,
     )
 
 
@@ -156,6 +160,12 @@ def pilot():
         ),
         Cell("dense", "Dense, Glorot", ("mnist/dense.gin",), paper=baseline),
         lottery_cell("lottery95", "Lottery 95 %, weight decay 5e-4", 5e-4),
+        lottery_cell(
+            "lottery95_same_order",
+            "Lottery 95 %, weight decay 5e-4, data order of the pruned run",
+            5e-4,
+            seed_offset=0,
+        ),
         lottery_cell("lottery95_nodecay", "Lottery 95 %, weight decay 0", 0.0),
         *(sparse_cell("scratch", init, 95) for init in INITS),
         *(sparse_cell("scratch", init, 98) for init in INITS),

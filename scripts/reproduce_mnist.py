@@ -25,9 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "results" / "mnist"
 LAST = "ckpt-11719"
 AT_ONCE = 2
-# What a run's seed is above that of the pruned run its masks come from: another init
-# and another data order.
-CHILD_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ class Run:
         bindings = dict(self.cell.bindings)
         seed = self.seed
         if self.parent:
-            seed += CHILD_SEED
+            seed += self.cell.seed_offset
             bindings["network.mask_init_path"] = str(self.parent / LAST)
         if self.cell.configs[0] == "mnist/lottery.gin":
             bindings["network.weight_init_path"] = str(self.parent / "ckpt-0")
