@@ -23,8 +23,8 @@ class KernelState(NamedTuple):
       weights: the kernel's weights, 0 off the mask.
       mask: bool, True where a connection exists.
       gradient: the dense gradient, or None where the algorithm asks for none.
-      seed: stateless seed, int64 of shape [2], for this kernel and this update; None
-        for a pruner.
+      seed: stateless seed, int64 of shape [2], for this kernel and this update; pruners
+        draw nothing and do without.
       hessian_gradient: the Hessian times the gradient, or None likewise.
     """
 

@@ -30,6 +30,7 @@ from rigl_keras.metainit import meta_init
 from rigl_keras.oneshot import prune_once
 from rigl_keras.pruning import Pruning
 from rigl_keras.results import RESULTS_FILE, RUN_FILE
+from rigl_keras.sparse_training import SparseTraining
 from rigl_keras.summary import summary
 
 CONFIG_FILE = "operative_config.gin"
@@ -146,33 +147,7 @@ class Run:
         config = self._config
         self._images = experiment.load_data()
         keras.utils.set_random_seed(self._seeds.init_seed)
-        self._updater_config = experiment.MaskUpdaterConfig()
-        self._one_shot = self._updater_config.one_shot_pruner(
-            config.oneshot_prune_fraction, config.oneshot_ranking
-        )
-        pruning = experiment.make_pruning(config.total_steps)
-        if pruning is not None and self._updater_config.update_alg:
-            raise ValueError(
-                "pruning.* and mask_updater.update_alg="
-                f"{self._updater_config.update_alg!r} would both change the masks. Set "
-                "pruning.mode='constant' and pruning.final_sparsity=0., or "
-                "mask_updater.update_alg=''."
-            )
-        self._model = make_network(
-            self._images.input_shape,
-            self._images.num_classes,
-            self._seeds,
-            is_pruned=pruning is not None or self._one_shot is not None,
-            is_scratch=pruning is None and not self._updater_config.evolves,
-        )
-        self._grow_batch = experiment.grow_batch(self._images, config.val_batch_size)
-        self._updater = pruning or experiment.make_mask_updater(
-            self._updater_config, self._model, self._grow_batch, self._seeds
-        )
-        if config.gradient_regularization > 0:
-            self._model = regularize_gradient(
-                self._model, config.gradient_regularization
-            )
+        self._model = self._make_network()
         self._model.compile(
             experiment.make_optimizer(config.total_steps),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -204,6 +179,36 @@ class Run:
         self._checkpoints = Checkpoints(
             self._logdir, self._model, self._model.optimizer, state
         )
+
+    def _make_network(self):
+        """The network; makes what changes its masks before and while it trains too."""
+        config = self._config
+        self._updater_config = experiment.MaskUpdaterConfig()
+        self._one_shot = self._updater_config.one_shot_pruner(
+            config.oneshot_prune_fraction, config.oneshot_ranking
+        )
+        pruning = experiment.make_pruning(config.total_steps)
+        if pruning is not None and self._updater_config.update_alg:
+            raise ValueError(
+                "pruning.* and mask_updater.update_alg="
+                f"{self._updater_config.update_alg!r} would both change the masks. Set "
+                "pruning.mode='constant' and pruning.final_sparsity=0., or "
+                "mask_updater.update_alg=''."
+            )
+        model = make_network(
+            self._images.input_shape,
+            self._images.num_classes,
+            self._seeds,
+            is_pruned=pruning is not None or self._one_shot is not None,
+            is_scratch=pruning is None and not self._updater_config.evolves,
+        )
+        self._grow_batch = experiment.grow_batch(self._images, config.val_batch_size)
+        self._updater: SparseTraining | None = pruning or experiment.make_mask_updater(
+            self._updater_config, model, self._grow_batch, self._seeds
+        )
+        if config.gradient_regularization > 0:
+            return regularize_gradient(model, config.gradient_regularization)
+        return model
 
     def begin(self):
         """Makes the folder, or restores the last checkpoint of the run in it.
