@@ -28,7 +28,8 @@ _TAGS = {
 class RunLogger(keras.callbacks.Callback):
     """Evaluates and writes metrics every `log_freq` steps.
 
-    Training metrics are means over the steps since the last record. They go to
+    Of step 0 it records what needs no training: the gradient's norm. Training metrics
+    are means over the steps since the last record. They go to
     `metrics.jsonl`, to TensorBoard events and, where the output is no terminal, to a
     printed line.
 
@@ -71,7 +72,11 @@ class RunLogger(keras.callbacks.Callback):
         self.last_record = None
 
     def on_train_begin(self, logs=None):
-        """Starts the clock."""
+        """Records step 0 and starts the clock."""
+        if self._start_step == 0:
+            measured, tags = self._diagnostics.measure()
+            self._append({"step": 0, **measured})
+            self._write_events(0, measured, tags)
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -92,11 +97,13 @@ class RunLogger(keras.callbacks.Callback):
             named = self._thresholds().items()
             tags |= {f"threshold/{path}": value for path, value in named}
         self._write_events(step, record, tags)
-        path = os.path.join(self._logdir, METRICS_FILE)
-        results.append_jsonl(path, {"step": step, **record})
+        self._append({"step": step, **record})
         self.last_record = record
         if not sys.stdout.isatty():
             self._print(step, record)
+
+    def _append(self, record):
+        results.append_jsonl(os.path.join(self._logdir, METRICS_FILE), record)
 
     def _evaluate(self):
         """Test metrics. Training metrics start anew: Keras keeps both in one place."""

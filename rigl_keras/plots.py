@@ -25,6 +25,8 @@ def training_curves(histories, path):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, (name, label, factor) in zip(axes, _PANELS, strict=True):
         for index, (run, records) in enumerate(histories.items()):
+            # The record of step 0 has no training metrics.
+            records = [record for record in records if "loss" in record]
             steps = [record["step"] for record in records]
             for prefix, style, which in (("", ":", "train"), ("test_", "-", "test")):
                 values = [factor * record[prefix + name] for record in records]

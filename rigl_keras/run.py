@@ -231,8 +231,10 @@ class Run:
         else:
             print(f"Going on from step {step} of {self._logdir}.")
             self._start = step
+        # A training that starts at step 0 records that step itself.
+        last_kept = self._start or -1
         for file in (METRICS_FILE, MASK_UPDATES_FILE):
-            results.drop_records_after(self._path(file), self._start)
+            results.drop_records_after(self._path(file), last_kept)
 
     def _prepare_weights(self):
         """What happens once, before the first step: one-shot pruning and MetaInit."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+LAST_STEP = 11719
 # Test accuracy of a network that calls everything the most frequent digit.
 PLATEAU = 0.1135
 
@@ -38,8 +39,11 @@ class Cell:
       bindings: gin name -> value.
       parent: name of the cell whose run gives the masks, or None.
       paper: `Paper`, or None where the paper has no such cell.
-      seed_offset: what a run's seed is above that of its parent, so that it has another
-        init and another data order.
+      parent_seed: seed of the parent run; None for the run's own.
+      parent_weights: step of the parent's checkpoint that gives the weights, or None.
+      seed_offset: what the seed of a run with a parent is above its number, so that it
+        has another init and another data order than the parent.
+      seeds: the numbers of its runs.
     """
 
     name: str
@@ -48,7 +52,10 @@ class Cell:
     bindings: dict = dataclasses.field(default_factory=dict)
     parent: str | None = None
     paper: Paper | None = None
+    parent_seed: int | None = None
+    parent_weights: int | None = None
     seed_offset: int = 100
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
 
 def _init(method, variance, scale):
@@ -75,9 +82,11 @@ INITS = {
     ),
     "unit_fanin": ("unit-scaled, fan-in, scale 1", _init("unit", "fanin_normal", 1.0)),
 }
-# Where not all are tried: Keras's dense init, and what the files of the paper's code
-# for SET and RigL make of the other two.
-MAIN = ("dense", "layer_fanavg", "unit_fanin")
+# Where the pilot did not try all: Keras's dense init, and what the files of the paper's
+# code for SET and RigL make of the other two.
+PILOT = ("dense", "layer_fanavg", "unit_fanin")
+# What it chose, and why: docs/results/mnist/pilot.md.
+CHOSEN = ("dense", "layer_fanavg", "unit_fanavg")
 
 # Which of the paper's columns a cell belongs to.
 _COLUMN = {init: init.split("_")[0] for init in INITS}
@@ -132,6 +141,19 @@ def sparse_cell(method, init, sparsity):
     )
 
 
+def inverted_cell(init):
+    """The cell of RigL-Inverted."""
+    text, bindings = INITS[init]
+    return Cell(
+        f"rigl_inverted95_{init}",
+        f"RigL-Inverted 95 %, {text}",
+        ("mnist/rigl_inverted.gin", "mnist/pruned_masks.gin"),
+        bindings,
+        parent="prune95",
+        paper=Paper(92.71, 7.67),
+    )
+
+
 def lottery_cell(name, title, weight_decay, seed_offset=100):
     """The cell of the lottery ticket, whose released recipe has no weight decay."""
     return Cell(
@@ -141,25 +163,33 @@ def lottery_cell(name, title, weight_decay, seed_offset=100):
         {"network.weight_decay": weight_decay},
         parent="prune95",
         paper=Paper(98.26, 0.27),
+        parent_weights=0,
         seed_offset=seed_offset,
     )
 
 
+# The paper's number for 95 % is that of Table 3, "5 different pruned".
+PRUNE_95 = Cell(
+    "prune95", "Pruned 95 %", ("mnist/prune.gin",), paper=Paper(98.30, 0.23)
+)
+PRUNE_98 = Cell(
+    "prune98",
+    "Pruned 98 %",
+    ("mnist/prune.gin",),
+    {"pruning.final_sparsity": 0.98},
+    paper=Paper(96.50, 0.31),
+)
+DENSE = Cell("dense", "Dense", ("mnist/dense.gin",), paper=Paper(99.21, 0.07))
+LOTTERY = lottery_cell("lottery95", "Lottery 95 %, weight decay 5e-4", 5e-4)
+
+
 def pilot():
-    """The cells of the pilot, the most telling first."""
-    baseline = Paper(99.21, 0.07)
+    """The cells of the pilot, which chose the scale of the initial weights."""
     return [
-        # The paper's number is that of Table 3, "5 different pruned".
-        Cell("prune95", "Pruned 95 %", ("mnist/prune.gin",), paper=Paper(98.30, 0.23)),
-        Cell(
-            "prune98",
-            "Pruned 98 %",
-            ("mnist/prune.gin",),
-            {"pruning.final_sparsity": 0.98},
-            paper=Paper(96.50, 0.31),
-        ),
-        Cell("dense", "Dense, Glorot", ("mnist/dense.gin",), paper=baseline),
-        lottery_cell("lottery95", "Lottery 95 %, weight decay 5e-4", 5e-4),
+        PRUNE_95,
+        PRUNE_98,
+        DENSE,
+        LOTTERY,
         lottery_cell(
             "lottery95_same_order",
             "Lottery 95 %, weight decay 5e-4, data order of the pruned run",
@@ -169,23 +199,159 @@ def pilot():
         lottery_cell("lottery95_nodecay", "Lottery 95 %, weight decay 0", 0.0),
         *(sparse_cell("scratch", init, 95) for init in INITS),
         *(sparse_cell("scratch", init, 98) for init in INITS),
-        *(sparse_cell("rigl", init, 95) for init in MAIN),
-        *(sparse_cell("set", init, 95) for init in MAIN),
-        Cell(
-            "rigl_inverted95_unit_fanin",
-            "RigL-Inverted 95 %, unit-scaled, fan-in, scale 1",
-            ("mnist/rigl_inverted.gin", "mnist/pruned_masks.gin"),
-            INITS["unit_fanin"][1],
-            parent="prune95",
-            paper=Paper(92.71, 7.67),
-        ),
-        *(sparse_cell("rigl", init, 98) for init in MAIN),
-        *(sparse_cell("rigl", init, 95) for init in INITS if init not in MAIN),
+        *(sparse_cell("rigl", init, 95) for init in PILOT),
+        *(sparse_cell("set", init, 95) for init in PILOT),
+        inverted_cell("unit_fanin"),
+        *(sparse_cell("rigl", init, 98) for init in PILOT),
+        *(sparse_cell("rigl", init, 95) for init in INITS if init not in PILOT),
         Cell(
             "dense_he",
             "Dense, He",
             ("mnist/dense.gin",),
             INITS["dense_he"][1],
-            paper=baseline,
+            paper=DENSE.paper,
         ),
     ]
+
+
+def table_1():
+    """Table 1, the column of LeNet5: 95 % sparse, one pruned network for each seed."""
+    return [
+        PRUNE_95,
+        DENSE,
+        Cell(
+            "small_dense",
+            "Small dense",
+            ("mnist/small_dense.gin",),
+            paper=Paper(98.21, 0.46),
+        ),
+        LOTTERY,
+        *(
+            sparse_cell(method, init, 95)
+            for method in ("scratch", "set", "rigl")
+            for init in CHOSEN
+        ),
+        inverted_cell("unit_fanavg"),
+    ]
+
+
+def table_2():
+    """Table 2: 98 % sparse."""
+    return [
+        PRUNE_98,
+        *(
+            sparse_cell(method, init, 98)
+            for method in ("scratch", "rigl")
+            for init in CHOSEN
+        ),
+    ]
+
+
+def table_3():
+    """Table 3: five networks from one pruned one, each in another order of the data."""
+    unit = INITS["unit_fanavg"][1]
+    return [
+        _similar(
+            "lottery",
+            "Lottery",
+            "mnist/lottery.gin",
+            Paper(98.52, 0.02),
+            {"network.weight_decay": 5e-4},
+            parent_weights=0,
+        ),
+        # One seed for all, which is not the pruned network's: the same initial weights.
+        _similar(
+            "scratch",
+            "Scratch, same init",
+            "mnist/scratch.gin",
+            Paper(97.04, 0.15),
+            {**unit, "seeds.init_seed": 300},
+        ),
+        _similar(
+            "scratch_other",
+            "Scratch, different init",
+            "mnist/scratch.gin",
+            Paper(97.19, 0.33),
+            unit,
+        ),
+        _similar(
+            "restart",
+            "Prune restart",
+            "mnist/prune_restart.gin",
+            Paper(98.60, 0.01),
+            parent_weights=LAST_STEP,
+        ),
+    ]
+
+
+def _similar(name, title, file, paper, bindings=None, parent_weights=None):
+    return Cell(
+        f"similar_{name}",
+        title,
+        (file,),
+        bindings or {},
+        parent="prune95",
+        parent_seed=0,
+        paper=paper,
+        parent_weights=parent_weights,
+        seed_offset=200,
+    )
+
+
+def others():
+    """Methods of which the paper has no number for LeNet5; 95 % sparse."""
+    return [
+        Cell("snip95", "SNIP", ("mnist/snip.gin",)),
+        Cell("grasp95", "GraSP", ("mnist/grasp.gin",)),
+        Cell(
+            "snfs95",
+            "SNFS, unit-scaled",
+            ("mnist/snfs.gin", "mnist/pruned_masks.gin"),
+            parent="prune95",
+        ),
+        Cell(
+            "metainit95",
+            "Scratch, dense init and MetaInit",
+            ("mnist/scratch.gin",),
+            {"network.weight_init_method": None, "training.use_metainit": True},
+            parent="prune95",
+        ),
+    ]
+
+
+def mlp():
+    """The perceptron, 98 % sparse; the paper's code has the files and it no numbers."""
+    masks = "mnist_mlp/pruned_masks.gin"
+    return [
+        _mlp("prune", "Pruned", "mnist_mlp/prune.gin"),
+        _mlp("dense", "Dense", "mnist_mlp/dense.gin"),
+        _mlp("small_dense", "Small dense", "mnist_mlp/small_dense.gin"),
+        _mlp("lottery", "Lottery", "mnist_mlp/lottery.gin", "mlp_prune", 0),
+        _mlp("scratch", "Scratch", "mnist_mlp/scratch.gin", "mlp_prune"),
+        _mlp("set", "SET", ("mnist_mlp/set.gin", masks), "mlp_prune"),
+        _mlp("rigl", "RigL", ("mnist_mlp/rigl.gin", masks), "mlp_prune"),
+    ]
+
+
+def _mlp(name, title, files, parent=None, parent_weights=None):
+    return Cell(
+        f"mlp_{name}",
+        title,
+        (files,) if isinstance(files, str) else files,
+        parent=parent,
+        parent_weights=parent_weights,
+        seeds=(0, 1, 2),
+    )
+
+
+# study -> table -> cells
+STUDIES = {
+    "pilot": {"pilot": pilot()},
+    "paper": {
+        "table_1": table_1(),
+        "table_2": table_2(),
+        "table_3": table_3(),
+        "others": others(),
+        "mlp": mlp(),
+    },
+}

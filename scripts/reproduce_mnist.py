@@ -19,11 +19,10 @@ import sys
 import time
 from pathlib import Path
 
-from mnist_cells import PLATEAU, Cell, pilot
+from mnist_cells import LAST_STEP, PLATEAU, STUDIES, Cell
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "results" / "mnist"
-LAST = "ckpt-11719"
 AT_ONCE = 2
 
 
@@ -38,8 +37,11 @@ class Run:
     @property
     def parent(self):
         """Folder of the run that the masks come from, or None."""
-        name = self.cell.parent
-        return self.folder.parents[1] / name / self.folder.name if name else None
+        if self.cell.parent is None:
+            return None
+        seed = self.cell.parent_seed
+        seed = self.seed if seed is None else seed
+        return self.folder.parents[1] / self.cell.parent / f"seed{seed}"
 
     def result(self):
         """The content of its results.json; None when it is not finished."""
@@ -55,9 +57,11 @@ class Run:
         seed = self.seed
         if self.parent:
             seed += self.cell.seed_offset
-            bindings["network.mask_init_path"] = str(self.parent / LAST)
-        if self.cell.configs[0] == "mnist/lottery.gin":
-            bindings["network.weight_init_path"] = str(self.parent / "ckpt-0")
+            masks = self.parent / f"ckpt-{LAST_STEP}"
+            bindings["network.mask_init_path"] = str(masks)
+        if self.cell.parent_weights is not None:
+            weights = self.parent / f"ckpt-{self.cell.parent_weights}"
+            bindings["network.weight_init_path"] = str(weights)
         if data_dir:
             bindings["data.data_dir"] = data_dir
         return [
@@ -154,10 +158,10 @@ class Runner:
         )
 
 
-def gather(folder):
+def gather(cells, folder):
     """The finished runs of each cell as a list of dicts, for JSON and the table."""
     rows = []
-    for cell in pilot():
+    for cell in cells:
         runs = [run for run in runs_there(cell, folder) if run.result()]
         if runs:
             rows.append(row(cell, runs))
@@ -242,17 +246,20 @@ def markdown(rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def write_tables(folder):
-    """Writes pilot.json, and the table between the marks in pilot.md."""
+def write_tables(study, folder):
+    """Writes a study's results as JSON and its tables between the marks of a page."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    rows = gather(folder)
-    (OUTPUT / "pilot.json").write_text(json.dumps(rows, indent=1) + "\n")
-    path = OUTPUT / "pilot.md"
-    begin, end = "<!-- table -->\n", "<!-- end of table -->\n"
-    text = path.read_text() if path.exists() else f"{begin}{end}"
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    path.write_text(f"{before}{begin}{markdown(rows)}{end}{after}")
+    tables = {name: gather(cells, folder) for name, cells in STUDIES[study].items()}
+    (OUTPUT / f"{study}.json").write_text(json.dumps(tables, indent=1) + "\n")
+    path = OUTPUT / f"{study}.md"
+    text = path.read_text() if path.exists() else ""
+    for name, rows in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, mark, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        separator = "" if mark or not text else "\n"
+        text = f"{before}{separator}{begin}{markdown(rows)}{end}{after}"
+    path.write_text(text)
 
 
 def main():
@@ -264,7 +271,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", default="runs/mnist", help="folder of the runs")
     parser.add_argument("--data_dir", help="folder of TFDS's prepared data sets")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--study", choices=STUDIES, default="paper")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: each cell's own")
     parser.add_argument("--only", nargs="+", help="names of cells; default: all")
     parser.add_argument(
         "--tables", action="store_true", help="write the tables of what is there, only"
@@ -273,17 +281,18 @@ def main():
     # So that the runs end with this process, whoever ends it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(options.runs).resolve()
+    cells = [cell for table in STUDIES[options.study].values() for cell in table]
     runs = [
         Run(cell, seed, folder / cell.name / f"seed{seed}")
-        for cell in pilot()
-        for seed in options.seeds
+        for cell in cells
+        for seed in options.seeds or cell.seeds
     ]
     if options.tables:
-        write_tables(folder)
+        write_tables(options.study, folder)
         return 0
     chosen = [run for run in runs if not options.only or run.cell.name in options.only]
     runner = Runner(chosen, options.data_dir)
-    runner.run(when_done=lambda: write_tables(folder))
+    runner.run(when_done=lambda: write_tables(options.study, folder))
     for run in runner.failed:
         print(f"not finished: {run.cell.name}, seed {run.seed}", file=sys.stderr)
     return 1 if runner.failed else 0

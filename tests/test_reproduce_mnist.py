@@ -13,7 +13,11 @@ sys.path.insert(0, str(SCRIPTS))
 import mnist_cells  # noqa: E402
 import reproduce_mnist  # noqa: E402
 
-CELLS = {cell.name: cell for cell in mnist_cells.pilot()}
+STUDIES = {
+    study: [cell for table in tables.values() for cell in table]
+    for study, tables in mnist_cells.STUDIES.items()
+}
+CELLS = {cell.name: cell for cells in STUDIES.values() for cell in cells}
 PAPERS = {name: cell.paper for name, cell in CELLS.items() if cell.paper}
 
 
@@ -29,9 +33,11 @@ def test_stuck_seeds_explain_the_papers_mean_and_deviation(name):
 
 
 def test_every_cell_is_there_once_and_names_files_and_parents_that_exist():
-    assert len(CELLS) == len(mnist_cells.pilot())
+    for cells in STUDIES.values():
+        names = [cell.name for cell in cells]
+        assert len(names) == len(set(names))
+        assert {cell.parent for cell in cells} - {None} <= set(names)
     for cell in CELLS.values():
-        assert cell.parent is None or cell.parent in CELLS
         for config in cell.configs:
             assert (SCRIPTS.parent / "gin" / config).exists(), config
 
@@ -49,11 +55,35 @@ def test_a_child_takes_the_masks_of_its_seeds_parent_and_draws_by_another_seed(
     assert not run.is_ready()
 
 
-def test_only_the_lottery_ticket_takes_weights(tmp_path):
-    for name, cell in CELLS.items():
-        command = reproduce_mnist.Run(cell, 0, tmp_path / name / "seed0").command(None)
-        takes = any("weight_init_path" in part for part in command)
-        assert takes == name.startswith("lottery")
+@pytest.mark.parametrize("name", CELLS)
+def test_only_lottery_tickets_and_restarts_take_weights(name, tmp_path):
+    run = reproduce_mnist.Run(CELLS[name], 0, tmp_path / name / "seed0")
+    taken = [part for part in run.command(None) if "weight_init_path" in part]
+    weights = taken[0] if taken else "none"
+    if "lottery" in name:
+        assert weights.endswith("/ckpt-0'")
+    elif "restart" in name:
+        assert weights.endswith("/ckpt-11719'")
+    else:
+        assert weights == "none"
+
+
+@pytest.mark.parametrize("name", ["lottery", "scratch", "scratch_other", "restart"])
+def test_similar_networks_share_one_parent_and_differ_in_the_order_of_the_data(
+    name, tmp_path
+):
+    commands = [
+        reproduce_mnist.Run(
+            CELLS[f"similar_{name}"], seed, tmp_path / f"similar_{name}" / f"seed{seed}"
+        ).command(None)
+        for seed in (0, 1)
+    ]
+    parent = str(tmp_path / "prune95" / "seed0" / "ckpt-11719")
+    for seed, command in enumerate(commands):
+        assert f"--gin_bindings=network.mask_init_path={parent!r}" in command
+        assert f"--seed={200 + seed}" in command
+        same_init = "--gin_bindings=seeds.init_seed=300" in command
+        assert same_init == (name == "scratch")
 
 
 @pytest.mark.parametrize(
@@ -94,9 +124,9 @@ def test_tables_of_what_is_there(tmp_path, monkeypatch):
         write_result(tmp_path / "scratch95_dense" / f"seed{seed}", accuracy)
     (tmp_path / "out").mkdir()
     page = tmp_path / "out" / "pilot.md"
-    page.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
-    reproduce_mnist.write_tables(tmp_path)
-    [row] = json.loads((tmp_path / "out" / "pilot.json").read_text())
+    page.write_text("before\n<!-- pilot -->\nold\n<!-- end of pilot -->\nafter\n")
+    reproduce_mnist.write_tables("pilot", tmp_path)
+    [row] = json.loads((tmp_path / "out" / "pilot.json").read_text())["pilot"]
     assert (row["name"], row["seeds"], row["stuck"]) == (
         "scratch95_dense",
         [0, 1, 2],
@@ -119,7 +149,7 @@ SMALL = {
 
 @pytest.mark.slow
 def test_runs_are_made_after_their_parents_and_only_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce_mnist, "LAST", "ckpt-4")
+    monkeypatch.setattr(reproduce_mnist, "LAST_STEP", 4)
     pruning = {"begin_step": 1, "end_step": 3, "frequency": 1}
     parent = mnist_cells.Cell(
         "parent",

@@ -164,7 +164,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
         json.loads(line)["step"]
         for line in (logdir / "metrics.jsonl").read_text().splitlines()
     ]
-    assert steps == [20, 40]
+    assert steps == [0, 20, 40]
 
 
 def wait_for(path, process):
