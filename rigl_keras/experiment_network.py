@@ -6,6 +6,7 @@ from typing import Any
 
 import gin
 import tensorflow as tf
+from tensorflow import keras
 
 from rigl_keras import compat, conversion, init_utils, kernels, networks, results
 from rigl_keras.checkpoints import named_variables, read_model
@@ -148,6 +149,23 @@ def make_network(
     if noise_stddev > 0:
         _add_noise(model, noise_stddev, seeds.init_seed)
     return model
+
+
+def compile_network(model, optimizer):
+    """Compiles a network that ends in logits.
+
+    Its metrics are "accuracy" and "cross_entropy", the loss without the regulariser.
+    """
+    model.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseCategoricalCrossentropy(
+                from_logits=True, name="cross_entropy"
+            ),
+        ],
+    )
 
 
 def _initializer(method, weight_init_path):

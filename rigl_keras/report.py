@@ -76,9 +76,9 @@ def main(arguments=None):
         histories[label] = results.read_jsonl(os.path.join(folder, METRICS_FILE))
     print(table(runs))
     if options.figure:
-        from rigl_keras import plots
+        from rigl_keras.plots import training
 
-        plots.training_curves(histories, options.figure)
+        training.training_curves(histories, options.figure)
         print(f"\nFigure: {options.figure}")
     return 0
 

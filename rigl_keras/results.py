@@ -6,11 +6,15 @@ import os
 import platform
 import subprocess
 
+import numpy as np
+
 from rigl_keras import compat
 from rigl_keras.version import __version__
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
+# The member of an NPZ file that says, as JSON, what its arrays are.
+_DESCRIPTION = "description"
 _PACKAGES = ("tensorflow", "numpy", "tensorflow-datasets", "gin-config")
 
 
@@ -54,6 +58,49 @@ def drop_records_after(path, step):
     """Removes the records of later steps from a file of JSON lines."""
     kept = [record for record in read_jsonl(path) if record["step"] <= step]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def write_arrays(path, arrays, description):
+    """Writes an NPZ file, whole or not at all, that loads without pickle.
+
+    Args:
+      path: ends in ".npz".
+      arrays: dict from names to arrays of numbers, bools or strings.
+      description: what JSON can hold, such as a dict with the configuration.
+
+    Raises:
+      ValueError: for an array of Python objects.
+    """
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects or _DESCRIPTION in arrays:
+        raise ValueError(
+            f"Expected arrays of numbers, bools or strings, none of them named "
+            f"{_DESCRIPTION!r}; got {objects or [_DESCRIPTION]}."
+        )
+    temporary = f"{path}.writing"
+    with open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, **arrays, **{_DESCRIPTION: np.asarray(json.dumps(description))}
+        )
+    os.replace(temporary, path)
+
+
+def read_arrays(path):
+    """Reads what `write_arrays` wrote.
+
+    Returns:
+      The dict of arrays, and the description.
+
+    Raises:
+      OSError: when there is no such file.
+      ValueError: when it is no file of `write_arrays`.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if _DESCRIPTION not in file:
+            raise ValueError(f"{path} has no description; it is another program's.")
+        arrays = {name: file[name] for name in file.files if name != _DESCRIPTION}
+        return arrays, json.loads(str(file[_DESCRIPTION]))
 
 
 def environment():

@@ -17,7 +17,7 @@ from rigl_keras.diagnostics import (
     Diagnostics,
     MaskUpdateRecorder,
 )
-from rigl_keras.experiment_network import make_network
+from rigl_keras.experiment_network import compile_network, make_network
 from rigl_keras.gradient_flow import FlowMeter
 from rigl_keras.gradient_regularization import regularize_gradient
 from rigl_keras.loggers import (
@@ -148,17 +148,7 @@ class Run:
         self._images = experiment.load_data()
         keras.utils.set_random_seed(self._seeds.init_seed)
         self._model = self._make_network()
-        self._model.compile(
-            experiment.make_optimizer(config.total_steps),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=[
-                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-                # The loss without the regulariser.
-                keras.metrics.SparseCategoricalCrossentropy(
-                    from_logits=True, name="cross_entropy"
-                ),
-            ],
-        )
+        compile_network(self._model, experiment.make_optimizer(config.total_steps))
         images = self._images
         # Made here, so that sizes that do not fit are refused before anything is done.
         self._test_data = data.evaluation_batches(

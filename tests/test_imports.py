@@ -31,14 +31,36 @@ LAYERS = [
     {"attachment", "gradient_flow", "gradient_regularization", "metainit", "oneshot"},
     {"sparse_training"},
     {"callbacks", "pruning"},
+    {"analysis"},
+    {
+        "analysis.distances",
+        "analysis.ensembles",
+        "analysis.interpolation",
+        "analysis.lanczos",
+        "analysis.mask_dynamics",
+        "analysis.signal_propagation",
+    },
+    {"analysis.hessian"},
     {"__init__"},
 ]
 # The command line: the same rule holds among these, and they come after all others.
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
-    {"diagnostics", "experiment_network", "loggers", "plots"},
-    {"run"},
-    {"report", "train"},
+    {"diagnostics", "experiment_network", "loggers"},
+    {"plots", "run", "saved_runs"},
+    {"plots.style"},
+    {
+        "plots.distances",
+        "plots.ensembles",
+        "plots.flow",
+        "plots.hessian",
+        "plots.interpolation",
+        "plots.masks",
+        "plots.signals",
+        "plots.training",
+    },
+    {"hessian_mode", "interpolate", "report"},
+    {"analyze", "train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)
 # Only programs import these, anywhere in their code.

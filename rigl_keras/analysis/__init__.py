@@ -1,0 +1,1 @@
+"""Why sparse training works: models, weights and masks in, arrays out."""

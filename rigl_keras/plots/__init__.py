@@ -1,0 +1,1 @@
+"""Figures of saved results, one module for each kind."""

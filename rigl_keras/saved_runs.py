@@ -1,0 +1,178 @@
+"""Runs of the command line, opened again: settings, records, weights, networks."""
+
+import os
+
+import gin
+
+from rigl_keras import experiment, results
+from rigl_keras.checkpoints import read_model, steps
+from rigl_keras.diagnostics import MASK_UPDATES_FILE
+from rigl_keras.experiment_network import compile_network, make_network
+from rigl_keras.loggers import METRICS_FILE
+from rigl_keras.results import RESULTS_FILE, RUN_FILE
+
+_MASK = "/mask"
+# What training does not change by its gradient: the averages of batch normalisation.
+_AVERAGES = ("moving_mean", "moving_variance")
+# What made the first masks and weights of a run, which its checkpoints hold.
+_FIRST_STATE = {"masks.sparsity": None, "masks.overrides": None}
+
+
+class SavedRun:
+    """The folder of a run.
+
+    Args:
+      folder: path of it.
+
+    Attributes:
+      folder: as given.
+      name: last part of it.
+      description: the content of its run.json.
+
+    Raises:
+      ValueError: when no run of the command line is there.
+    """
+
+    def __init__(self, folder):
+        self.folder = os.path.normpath(folder)
+        self.name = os.path.basename(self.folder)
+        self.description = results.read_json(os.path.join(folder, RUN_FILE))
+        if self.description is None:
+            raise ValueError(
+                f"{folder} holds no {RUN_FILE}; give the --logdir of a run of "
+                "`python -m rigl_keras.train`."
+            )
+
+    @property
+    def result(self):
+        """The content of its results.json.
+
+        Raises:
+          ValueError: when the run is not finished.
+        """
+        result = results.read_json(os.path.join(self.folder, RESULTS_FILE))
+        if result is None:
+            raise ValueError(
+                f"{self.folder} holds no {RESULTS_FILE}: the run is not finished. "
+                "Repeat its command to go on with it."
+            )
+        return result
+
+    @property
+    def records(self):
+        """Its records of metrics: list of dicts with "step", in order."""
+        return results.read_jsonl(os.path.join(self.folder, METRICS_FILE))
+
+    @property
+    def mask_updates(self):
+        """What its mask updates did: dicts with "step", "before", "after", "change"."""
+        return results.read_jsonl(os.path.join(self.folder, MASK_UPDATES_FILE))
+
+    @property
+    def steps(self):
+        """The steps of its checkpoints, in order."""
+        return sorted(steps(self.folder))
+
+    def checkpoint(self, step=None):
+        """The path of a checkpoint.
+
+        Args:
+          step: int, or None for the last; -t means `ckpt--t`, saved around the mask
+            update at step t.
+
+        Raises:
+          ValueError: when it is not there.
+        """
+        if step is None:
+            step = self.steps[-1] if self.steps else 0
+        path = os.path.join(self.folder, f"ckpt-{step}")
+        if not os.path.exists(f"{path}.index"):
+            raise ValueError(
+                f"{self.folder} has no checkpoint of step {step}; it has those of "
+                f"{self.steps}."
+            )
+        return path
+
+    def masks(self, step=None):
+        """The masks in a checkpoint: dict from the kernels' paths to bool arrays."""
+        return {
+            name.removesuffix(_MASK): value
+            for name, value in read_model(self.checkpoint(step)).items()
+            if name.endswith(_MASK)
+        }
+
+    def parameters(self, step=None):
+        """Kernels, biases and what else is trained: dict from paths to arrays."""
+        return {
+            name: value
+            for name, value in read_model(self.checkpoint(step)).items()
+            if not name.endswith((_MASK, *_AVERAGES))
+        }
+
+    def configure(self):
+        """Makes gin's configuration that of this run, in place of any other."""
+        gin.clear_config()
+        # What trains, `training`, is not needed, and may not be there.
+        gin.parse_config(self.description["config"], skip_unknown=True)
+
+    def open(self, step=None):
+        """Loads the network of a checkpoint and the data it was trained on.
+
+        Gin's configuration is that of this run afterwards.
+
+        Args:
+          step: see `checkpoint`.
+
+        Returns:
+          `(model, images)`: a compiled Keras model, and `ImageData`.
+
+        Raises:
+          ValueError: when checkpoint or data are not there.
+        """
+        self.configure()
+        images = experiment.load_data()
+        return network_at(self.checkpoint(step), images), images
+
+
+def run_of(checkpoint):
+    """The run that a checkpoint belongs to.
+
+    Args:
+      checkpoint: its path, such as "runs/prune/ckpt-11719".
+
+    Raises:
+      ValueError: see `SavedRun`.
+    """
+    return SavedRun(os.path.dirname(checkpoint) or ".")
+
+
+def network_at(checkpoint, images):
+    """The network of a checkpoint, as gin's present configuration describes it.
+
+    Args:
+      checkpoint: path of it; its masks and weights are the network's.
+      images: `ImageData`, for the shape of inputs and outputs.
+
+    Returns:
+      A compiled Keras model.
+
+    Raises:
+      ValueError: when checkpoint and configuration do not match.
+    """
+    with gin.unlock_config():
+        for name, value in _FIRST_STATE.items():
+            gin.bind_parameter(name, value)
+    is_sparse = any(name.endswith(_MASK) for name in read_model(checkpoint))
+    model = make_network(
+        images.input_shape,
+        images.num_classes,
+        experiment.make_seeds(0),
+        is_scratch=False,
+        mask_init_path=checkpoint if is_sparse else None,
+        shuffle_mask=False,
+        weight_init_path=checkpoint,
+        weight_init_method=None,
+        noise_stddev=0.0,
+    )
+    compile_network(model, experiment.make_optimizer(1))
+    return model
