@@ -1,5 +1,6 @@
 """Runs of the command line, opened again: settings, records, weights, networks."""
 
+import glob
 import os
 
 import gin
@@ -109,6 +110,25 @@ class SavedRun:
             if not name.endswith((_MASK, *_AVERAGES))
         }
 
+    @property
+    def parent(self):
+        """The run that its masks come from, by network.mask_init_path.
+
+        Raises:
+          ValueError: when its masks come from no run, or that is not there any more.
+        """
+        self.configure()
+        try:
+            path = gin.query_parameter("network.mask_init_path")
+        except ValueError:
+            path = None
+        if path is None:
+            raise ValueError(
+                f"The masks of {self.folder} come from no other run: its configuration "
+                "has no network.mask_init_path. Name the run to compare it with."
+            )
+        return run_of(path)
+
     def configure(self):
         """Makes gin's configuration that of this run, in place of any other."""
         gin.clear_config()
@@ -132,6 +152,31 @@ class SavedRun:
         self.configure()
         images = experiment.load_data()
         return network_at(self.checkpoint(step), images), images
+
+
+def find_runs(folder):
+    """The run in a folder, or all runs below it.
+
+    Args:
+      folder: path of a run, or of a folder of runs.
+
+    Returns:
+      A list of `SavedRun`, by path.
+
+    Raises:
+      ValueError: when there is none.
+    """
+    found = sorted(
+        os.path.dirname(path)
+        for path in glob.glob(os.path.join(folder, "**", RUN_FILE), recursive=True)
+    )
+    if not found:
+        raise ValueError(
+            f"There is no run in {folder}: neither it nor a folder below it holds "
+            f"{RUN_FILE}. Give the --logdir of a run of `python -m rigl_keras.train`, "
+            "or a folder of such folders."
+        )
+    return [SavedRun(path) for path in found]
 
 
 def run_of(checkpoint):

@@ -1,5 +1,6 @@
 import os
 
+import numpy as np
 import pytest
 
 from rigl_keras import results
@@ -34,6 +35,40 @@ def test_records_after_a_step_are_dropped(tmp_path, step, kept):
         results.append_jsonl(path, {"step": each})
     results.drop_records_after(path, step)
     assert [record["step"] for record in results.read_jsonl(path)] == kept
+
+
+def test_arrays_come_back_with_their_description_and_without_pickle(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {
+        "group/losses": np.arange(6.0).reshape(2, 3),
+        "masks": np.array([True, False]),
+        "names": np.array(["lottery", "scratch"]),
+    }
+    results.write_arrays(path, arrays, {"config": {"seed": 1}, "title": "é"})
+    found, description = results.read_arrays(path)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+    assert description == {"config": {"seed": 1}, "title": "é"}
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"a": np.array([{}])}, {"a": [[1], None]}, {"description": [1]}]
+)
+def test_what_would_need_pickle_is_refused_and_nothing_written(arrays, tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(ValueError):  # noqa: PT011 - NumPy refuses ragged lists
+        results.write_arrays(path, arrays, {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_arrays_of_another_program_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.ones(2))
+    with pytest.raises(ValueError, match="no description"):
+        results.read_arrays(path)
 
 
 def test_the_environment_names_versions():

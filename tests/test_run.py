@@ -4,34 +4,13 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import PRUNING, STEPS, make
 from tensorflow import keras
 
 from rigl_keras import loggers, metainit, run
 from rigl_keras.checkpoints import read_model
-from rigl_keras.config_path import gin_search_paths
 
-STEPS = 24
-BASE = [
-    "data.name = 'digits'",
-    f"training.total_steps = {STEPS}",
-    "training.batch_size = 32",
-    "training.save_freq = 6",
-    "training.log_freq = 12",
-    "training.val_batch_size = 100",
-    "optimizer.name = 'momentum'",
-    "optimizer.momentum = 0.9",
-    "optimizer.learning_rate = 0.05",
-    "mask_updater.update_freq = 4",
-    # Small, because it is the paths through the code that count.
-    "lenet5.hidden_sizes = (3, 4, 12, 8)",
-]
 SPARSE = "masks.sparsity = 0.5"
-PRUNING = [
-    "pruning.mode = 'prune'",
-    "pruning.begin_step = 4",
-    "pruning.end_step = 20",
-    "pruning.frequency = 4",
-]
 ONE_SHOT = "training.oneshot_prune_fraction = 0.75"
 METHODS = {
     "pruning": PRUNING,
@@ -70,16 +49,6 @@ def small_and_clean(monkeypatch):
 
 def short_meta_init(model, seed):
     return metainit.meta_init(model, steps=3, seed=seed)
-
-
-def make(folder, bindings, seed=0):
-    gin.clear_config()
-    for path in gin_search_paths():
-        gin.add_config_file_search_path(path)
-    gin.parse_config([*BASE, *bindings])
-    made = run.Run(str(folder), seed)
-    made.begin()
-    return made
 
 
 def break_off_after(monkeypatch, step):

@@ -1,4 +1,4 @@
-"""What all figures share: size, format, bands."""
+"""What all figures share: size, format, lines, bands."""
 
 import contextlib
 
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.4  # inches
+_STYLES = ("-", "--", ":", "-.")
+_COLORS = 10  # of matplotlib's default cycle
 
 
 @contextlib.contextmanager
@@ -42,7 +44,15 @@ def figure(path, columns=1, rows=1, width=PANEL_WIDTH, height=PANEL_HEIGHT):
         plt.close(drawn)
 
 
-def curve(axis, x, values, label, color, half_width=None):
+def line(index):
+    """Color and style of the line with a number, other for the first 40."""
+    return {
+        "color": f"C{index % _COLORS}",
+        "linestyle": _STYLES[index // _COLORS % len(_STYLES)],
+    }
+
+
+def curve(axis, x, values, label, index, half_width=None, log=False):
     """Draws the mean of several curves and a band around it.
 
     Args:
@@ -50,15 +60,30 @@ def curve(axis, x, values, label, color, half_width=None):
       x: array [points].
       values: array [runs, points].
       label: for the legend.
-      color: of the line and the band.
+      index: int, which of the curves it is, for its color and style.
       half_width: array [points], half the height of the band; None for the standard
         deviation over the runs (ddof 0).
+      log: whether mean and band are those of the values' logarithms, for an axis with
+        a logarithmic scale: no outlier decides them, and they stay above 0.
     """
     values = np.asarray(values, float)
+    if log:
+        values = np.log10(np.maximum(values, np.finfo(np.float32).tiny))
     mean = values.mean(0)
     half_width = values.std(0) if half_width is None else half_width
-    axis.plot(x, mean, color=color, label=label)
+    middle, lower, upper = mean, mean - half_width, mean + half_width
+    if log:
+        middle, lower, upper = 10**middle, 10**lower, 10**upper
+    look = line(index)
+    axis.plot(x, middle, label=label, **look)
     if len(values) > 1:
-        axis.fill_between(
-            x, mean - half_width, mean + half_width, color=color, alpha=0.2, lw=0
+        axis.fill_between(x, lower, upper, color=look["color"], alpha=0.2, lw=0)
+
+
+def legend_beside(axis, **options):
+    """Puts an axis's legend to the right of the panels, where it covers nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        axis.figure.legend(
+            handles, labels, loc="outside right center", frameon=False, **options
         )

@@ -1,0 +1,32 @@
+"""Tables as text."""
+
+import numpy as np
+
+
+def spread(values, digits=4, factor=1.0):
+    """Mean ± standard deviation (ddof 0) as text; one value alone has no ±.
+
+    Args:
+      values: numbers, at least one.
+      digits: int, decimal places.
+      factor: what the values are multiplied by, such as 100 for percent.
+    """
+    values = factor * np.asarray(values, float)
+    mean = f"{values.mean():.{digits}f}"
+    return mean if values.size < 2 else f"{mean} ± {values.std():.{digits}f}"
+
+
+def markdown(rows):
+    """A Markdown table whose source lines up too.
+
+    Args:
+      rows: lists of strings, equally long; the first is the head.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""The whole laboratory, small: trains every method on digits and analyses the runs.
+
+Dense, pruned, lottery ticket, scratch, SET, RigL and more, then every analysis, then a
+report as one HTML page. What is there already is not made again.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from runner import Cell, Runner, all_runs
+
+STEPS = 1000  # as in gin/digits/lab.gin
+LAB = "digits/lab.gin"
+MASKS = "mnist/pruned_masks.gin"
+SEEDS = (0, 1, 2)
+
+
+def cell(name, title, *files, **options):
+    """An experiment of the laboratory, by the files of mnist/."""
+    options = {"seeds": (0,), "steps": STEPS, **options}
+    return Cell(name, title, (*(f"mnist/{file}.gin" for file in files), LAB), **options)
+
+
+def child(name, title, *files, **options):
+    """One on the masks of the pruned network."""
+    return cell(name, title, *files, parent="prune", parent_seed=0, **options)
+
+
+CELLS = [
+    Cell("prune", "Pruned", ("digits/prune.gin",), seeds=(0,)),
+    cell("dense", "Dense", "dense"),
+    child("lottery", "Lottery", "lottery", parent_weights=0, seeds=SEEDS),
+    child("scratch", "Scratch", "scratch", seeds=SEEDS),
+    child("set", "SET", "set", "pruned_masks"),
+    child("rigl", "RigL", "rigl", "pruned_masks"),
+    child("rigl_inverted", "RigL-Inverted", "rigl_inverted", "pruned_masks"),
+    cell("snip", "SNIP", "snip"),
+]
+SIMILAR = ("lottery", "scratch")
+EVOLVING = ("rigl", "set", "rigl_inverted")
+
+
+def analyses(runs):
+    """The command lines of `rigl_keras.analyze` that analyse the runs.
+
+    Args:
+      runs: path of their folder.
+    """
+
+    def groups(names):
+        return [
+            part
+            for each in CELLS
+            if each.name in names
+            for part in ("--group", each.title, str(runs / each.name))
+        ]
+
+    everything = [each.name for each in CELLS]
+    reference = ["--reference", str(runs / "prune" / "seed0")]
+    return [
+        ["signals", "--num_networks=3", "--sparsities", "0.5", "0.8", "0.95", "0.98"],
+        ["gradient_flow", *groups(everything)],
+        ["mask_updates", *groups(EVOLVING)],
+        ["masks", *groups(["prune", *EVOLVING])],
+        ["distances", *groups(SIMILAR), *reference],
+        ["map", *groups(SIMILAR), *reference],
+        ["interpolation", *groups(SIMILAR), *reference],
+        ["ensembles", *groups(SIMILAR), *reference],
+    ]
+
+
+def main():
+    """Runs the command line.
+
+    Returns:
+      The exit code: 1 when something failed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder for runs and report")
+    folder = parser.parse_args().folder.resolve()
+    # So that the runs end with this process, whoever ends it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    runner = Runner(all_runs(CELLS, folder / "runs"), None)
+    runner.run(when_done=lambda: None)
+    if runner.failed:
+        return 1
+    # TensorFlow is not loaded before it is needed.
+    from rigl_keras import analyze, report
+
+    found = folder / "analyses"
+    for arguments in analyses(folder / "runs"):
+        print(f"\n== {arguments[0]}", flush=True)
+        if analyze.main([*arguments, f"--out={found}"]):
+            return 1
+    print()
+    return report.main(
+        [str(folder / "runs"), f"--analyses={found}", f"--out={folder / 'report'}"]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

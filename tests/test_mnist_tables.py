@@ -1,0 +1,101 @@
+"""The comparison of seeds with the paper's mean and deviation, by a stated rule."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import mnist_tables
+from mnist_cells import Paper
+
+# Five numbers of mean 0 and population standard deviation 1.
+FIVE = np.array([-2, -1, 0, 1, 2]) / np.sqrt(2)
+
+
+def test_the_interval_is_that_of_welchs_test():
+    ours = np.array([98.1, 97.9, 98.4, 98.0])
+    theirs = 98.26 + 0.27 * FIVE
+    expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    found = mnist_tables.welch(ours, Paper(98.26, 0.27))
+    assert found == pytest.approx((expected.low, expected.high))
+
+
+def test_the_deviation_of_seeds_that_trained_beside_stuck_ones_is_taken_to_be_ours():
+    ours = np.array([97.3, 97.5, 98.0])
+    paper = Paper(62.99, 42.16, stuck=2)
+    # Three seeds of theirs with the unbiased variance of ours.
+    theirs = paper.trained + ours.std() * np.array([-1, 0, 1]) * np.sqrt(1.5)
+    expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    found = mnist_tables.welch(ours, paper)
+    assert found == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "paper", "verdict"),
+    [
+        ([98.2, 98.3, 98.1, 98.4, 98.2], Paper(98.26, 0.27), "agrees"),
+        ([98.8, 98.9, 98.7, 98.9, 98.8], Paper(98.26, 0.27), "higher"),
+        ([97.1, 97.2, 97.0, 97.1, 97.2], Paper(98.26, 0.27), "lower"),
+        ([97.1], Paper(98.26, 0.27), "too few seeds"),
+        ([97.1, 97.3], None, ""),
+        ([11.35] * 5, Paper(11.35, 0.0, 5), "agrees"),
+        ([97.0, 97.1, 97.2, 97.0, 97.1], Paper(11.35, 0.0, 5), "fewer stuck"),
+        ([11.35] * 5, Paper(97.7, 0.1), "more stuck"),
+        # 1 of 5 and 2 of 5 are no difference.
+        ([97.3, 97.4, 11.35, 97.6, 97.3], Paper(62.99, 42.16, 2), "agrees"),
+    ],
+)
+def test_verdicts(accuracies, paper, verdict):
+    assert mnist_tables.compare(accuracies, paper).verdict == verdict
+
+
+def test_stuck_seeds_are_counted_and_left_out_of_the_mean():
+    found = mnist_tables.compare([97.0, 11.35, 98.0], Paper(97.0, 0.5))
+    assert (found.stuck, found.mean, found.std) == (1, 97.5, 0.5)
+    assert found.difference == pytest.approx(0.5)
+
+
+def test_a_section_that_is_not_there_is_added():
+    text = mnist_tables.with_section("A page.\n", "table", "new\n")
+    assert text == "A page.\n\n<!-- table -->\nnew\n<!-- end of table -->\n"
+    again = mnist_tables.with_section(text, "table", "newer\n")
+    assert again == text.replace("new", "newer")
+
+
+def write_result(folder, accuracy):
+    folder.mkdir(parents=True)
+    result = {
+        "test_accuracy": accuracy,
+        "sparsity": {"all": 0.95},
+        "steps": 11719,
+        "seeds": {"init_seed": 0},
+        "versions": {},
+        "git_revision": "abc",
+        "machine": "here",
+    }
+    (folder / "results.json").write_text(json.dumps(result))
+
+
+def test_tables_of_what_is_there(tmp_path):
+    for seed, accuracy in enumerate([0.9741, 0.1135, 0.9743]):
+        write_result(tmp_path / "scratch95_dense" / f"seed{seed}", accuracy)
+    (tmp_path / "out").mkdir()
+    page = tmp_path / "out" / "pilot.md"
+    page.write_text("before\n<!-- pilot -->\nold\n<!-- end of pilot -->\nafter\n")
+    mnist_tables.write_tables("pilot", tmp_path, tmp_path / "out")
+    [row] = json.loads((tmp_path / "out" / "pilot.json").read_text())["pilot"]
+    assert (row["name"], row["seeds"], row["stuck"]) == (
+        "scratch95_dense",
+        [0, 1, 2],
+        1,
+    )
+    assert row["mean"] == pytest.approx(97.42)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert "97.41, 11.35, 97.43 | 1 of 3 | 97.42 ± 0.01" in text
+    assert "old" not in text
