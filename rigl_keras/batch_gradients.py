@@ -64,8 +64,25 @@ class BatchGradients:
         """
         return self._run(self._loss_gradients)
 
+    def hessian_products(self, directions):
+        """The Hessian of the loss times vectors, exact, by double backpropagation.
+
+        The forward pass and the first backward pass are made once for all of them.
+
+        Args:
+          directions: for each variable a tensor [k, *shape of the variable], its part
+            of the k vectors; k is known when the function is traced.
+
+        Returns:
+          A tensor [k, *shape] for each variable, its part of the k products; 0 where
+          the loss does not depend on the variable.
+
+        Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+        """
+        return self._run(lambda: self._products(directions))
+
     def hessian_gradient_products(self, masks):
-        """The Hessian of the loss times its gradient, exact, by double backpropagation.
+        """The Hessian of the loss times its gradient; see `hessian_products`.
 
         Hessian and gradient are those of the variables of this object.
 
@@ -75,10 +92,8 @@ class BatchGradients:
 
         Returns:
           A tensor for each variable; off its mask too it is the product's value.
-
-        Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
         """
-        return self._run(lambda: self._products(masks))
+        return self._run(lambda: self._gradient_products(masks))
 
     def _run(self, function):
         strategy = self._model.distribute_strategy
@@ -102,14 +117,14 @@ class BatchGradients:
                 variable.assign(value)
         return results
 
-    def _products(self, masks):
-        with tf.GradientTape() as tape:
-            gradients = [
-                tf.zeros_like(variable) if gradient is None else gradient
-                for variable, gradient in zip(
-                    self._variables, self._loss_gradients(), strict=True
-                )
-            ]
+    def _products(self, directions):
+        tape, gradients = self._taped_gradients()
+        by_direction = zip(*(tf.unstack(each) for each in directions), strict=True)
+        products = [self._product(tape, gradients, each) for each in by_direction]
+        return [tf.stack(each) for each in zip(*products, strict=True)]
+
+    def _gradient_products(self, masks):
+        tape, gradients = self._taped_gradients()
         directions = [
             gradient if mask is None else masked(gradient, mask)
             for gradient, mask in zip(gradients, masks, strict=True)
@@ -118,10 +133,23 @@ class BatchGradients:
         directions = tf.distribute.get_replica_context().all_reduce(
             tf.distribute.ReduceOp.SUM, directions
         )
+        return self._product(tape, gradients, directions)
+
+    def _taped_gradients(self):
+        with tf.GradientTape(persistent=True) as tape:
+            gradients = [
+                tf.zeros_like(variable) if gradient is None else gradient
+                for variable, gradient in zip(
+                    self._variables, self._loss_gradients(), strict=True
+                )
+            ]
+        return tape, gradients
+
+    def _product(self, tape, gradients, direction):
         return tape.gradient(
             gradients,
             self._variables,
-            directions,
+            direction,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat, results
+from rigl_keras.analysis.distances import cosine_distance, l2_distance
 from rigl_keras.checkpoints import named_variables, read_model
 from rigl_keras.observers import MaskUpdateObserver
 
@@ -52,27 +53,22 @@ class Diagnostics:
 
     def _distances(self):
         trainable = {id(compat.raw(v)) for v in self._model.trainable_variables}
-        pairs = {
-            path: (self._start[path], variable.numpy())
+        now = {
+            path: variable.numpy()
             for path, variable in named_variables(self._model).items()
             if id(variable) in trainable and path in self._start
         }
+        if not now:
+            return {}
+        start = {path: self._start[path] for path in now}
+        parts = {path: ({path: start[path]}, {path: now[path]}) for path in now}
         tags = {}
-        for path, (start, now) in pairs.items():
-            tags[f"dist_init_l2/{path}"] = float(np.linalg.norm(now - start))
-            tags[f"dist_init_cosine/{path}"] = cosine_distance(start, now)
-        if pairs:
-            start = _flat(start for start, _ in pairs.values())
-            now = _flat(now for _, now in pairs.values())
-            tags[".allparams/dist_init_l2"] = float(np.linalg.norm(now - start))
-            tags[".allparams/dist_init_cosine"] = cosine_distance(start, now)
+        for path, (then, here) in parts.items():
+            tags[f"dist_init_l2/{path}"] = l2_distance(then, here)
+            tags[f"dist_init_cosine/{path}"] = cosine_distance(then, here)
+        tags[".allparams/dist_init_l2"] = l2_distance(start, now)
+        tags[".allparams/dist_init_cosine"] = cosine_distance(start, now)
         return tags
-
-
-def cosine_distance(x, y):
-    """1 minus the cosine of the angle between two arrays; 1 when one of them is 0."""
-    lengths = np.linalg.norm(x) * np.linalg.norm(y)
-    return 1.0 if lengths == 0 else float(1 - np.vdot(x, y) / lengths)
 
 
 def _flat(arrays):

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from typing import Any
 
 import numpy as np
 
@@ -78,11 +79,10 @@ def write_arrays(path, arrays, description):
             f"Expected arrays of numbers, bools or strings, none of them named "
             f"{_DESCRIPTION!r}; got {objects or [_DESCRIPTION]}."
         )
+    members: dict[str, Any] = {**arrays, _DESCRIPTION: json.dumps(description)}
     temporary = f"{path}.writing"
     with open(temporary, "wb") as file:
-        np.savez_compressed(
-            file, **arrays, **{_DESCRIPTION: np.asarray(json.dumps(description))}
-        )
+        np.savez_compressed(file, **members)
     os.replace(temporary, path)
 
 

@@ -45,6 +45,11 @@ class SavedRun:
             )
 
     @property
+    def title(self):
+        """The last two parts of its path: "rigl/seed0" says more than "seed0"."""
+        return "/".join(os.path.abspath(self.folder).split(os.sep)[-2:])
+
+    @property
     def result(self):
         """The content of its results.json.
 

@@ -9,6 +9,7 @@ that neither shows a difference.
 import dataclasses
 import json
 import math
+import shlex
 
 import numpy as np
 from mnist_cells import PLATEAU, STUDIES
@@ -197,6 +198,27 @@ def _cells(each):
     ]
 
 
+def write_runs(cells, folder, output):
+    """Writes a small JSON file for every finished run: its result and its command.
+
+    Args:
+      cells: list of `Cell`.
+      folder: of the runs.
+      output: folder for CELL/seedN.json.
+    """
+    for cell in cells:
+        for run in runs_there(cell, folder):
+            result = run.result()
+            if result is None:
+                continue
+            command = ["python", *run.command(None)[1:]]
+            text = json.dumps({"command": shlex.join(command), **result}, indent=1)
+            path = output / cell.name / f"seed{run.seed}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Where they lay says nothing, and is not for others to read.
+            path.write_text(text.replace(str(folder), "runs/mnist") + "\n")
+
+
 def write_tables(study, folder, output):
     """Writes a study's results as JSON and its tables between the marks of a page.
 
@@ -208,10 +230,20 @@ def write_tables(study, folder, output):
     output.mkdir(parents=True, exist_ok=True)
     tables = {name: gather(cells, folder) for name, cells in STUDIES[study].items()}
     (output / f"{study}.json").write_text(json.dumps(tables, indent=1) + "\n")
-    page = output / f"{study}.md"
+    sections = {name: markdown(rows) for name, rows in tables.items()}
+    write_sections(output / f"{study}.md", sections)
+
+
+def write_sections(page, sections):
+    """Replaces what stands between the marks of names in a page.
+
+    Args:
+      page: its path; made where it is not there.
+      sections: dict from names to texts.
+    """
     text = page.read_text() if page.exists() else ""
-    for name, rows in tables.items():
-        text = with_section(text, name, markdown(rows))
+    for name, content in sections.items():
+        text = with_section(text, name, content)
     page.write_text(text)
 
 

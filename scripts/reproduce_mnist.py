@@ -7,27 +7,52 @@ command may be stopped and repeated. After each run the tables are written anew.
 
 Example:
   TFDS_DATA_DIR=... python scripts/reproduce_mnist.py --runs=runs/mnist
+  TFDS_DATA_DIR=... python scripts/reproduce_mnist.py --runs=runs/mnist --figures
 """
 
 import argparse
+import json
 import signal
 import sys
 from pathlib import Path
 
+import mnist_figures
 from mnist_cells import STUDIES
-from mnist_tables import write_tables
+from mnist_tables import write_runs, write_sections, write_tables
 from runner import Runner, all_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "results" / "mnist"
 
 
-def main():
-    """Runs the command line.
+def make_figures(runs):
+    """Makes all figures of the paper, and checks its claims.
+
+    Args:
+      runs: path of the folder of the runs.
 
     Returns:
-      The exit code: 1 when a run failed.
+      The exit code: 1 when an analysis failed.
     """
+    # TensorFlow is not loaded before it is needed.
+    from mnist_claims import HEAD, claims
+
+    from rigl_keras import analyze, tables
+
+    figures, sections = OUTPUT / "figures", {}
+    for arguments in mnist_figures.analyses(runs):
+        if analyze.main([*arguments, f"--out={figures}"]):
+            return 1
+        name = arguments[1].removeprefix("--name=")
+        found = json.loads((figures / f"{name}.json").read_text())["table"]
+        sections[name] = tables.markdown([found["columns"], *found["rows"]]) + "\n"
+    sections["claims"] = tables.markdown([HEAD, *claims(Path(runs), figures)]) + "\n"
+    write_sections(OUTPUT / "paper.md", sections)
+    return 0
+
+
+def make_parser():
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", default="runs/mnist", help="folder of the runs")
     parser.add_argument("--data_dir", help="folder of TFDS's prepared data sets")
@@ -37,18 +62,38 @@ def main():
     parser.add_argument(
         "--tables", action="store_true", help="write the tables of what is there, only"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--figures", action="store_true", help="make the figures of what is there, only"
+    )
+    return parser
+
+
+def main():
+    """Runs the command line.
+
+    Returns:
+      The exit code: 1 when something failed.
+    """
+    options = make_parser().parse_args()
     # So that the runs end with this process, whoever ends it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(options.runs).resolve()
     cells = [cell for table in STUDIES[options.study].values() for cell in table]
-    runs = all_runs(cells, folder, options.seeds)
-    if options.tables:
+
+    def write():
         write_tables(options.study, folder, OUTPUT)
+        if options.study == "paper":
+            write_runs(cells, folder, OUTPUT / "runs")
+
+    if options.figures:
+        return make_figures(options.runs)
+    if options.tables:
+        write()
         return 0
+    runs = all_runs(cells, folder, options.seeds)
     chosen = [run for run in runs if not options.only or run.cell.name in options.only]
     runner = Runner(chosen, options.data_dir)
-    runner.run(when_done=lambda: write_tables(options.study, folder, OUTPUT))
+    runner.run(when_done=write)
     for run in runner.failed:
         print(f"not finished: {run.cell.name}, seed {run.seed}", file=sys.stderr)
     return 1 if runner.failed else 0

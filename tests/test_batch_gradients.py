@@ -96,9 +96,11 @@ def test_it_leaves_no_trace_in_the_model():
     x, y = tiny.data(16)
     before = state_of(model)
     batch = batch_gradients(model, (100 * x, y))
+    directions = [tf.ones((2, *each.shape)) for each in tiny.weights(model).values()]
     for _ in range(2):
         tf.function(batch.gradients)()
         tf.function(lambda: batch.hessian_gradient_products([None, None]))()
+        tf.function(lambda: batch.hessian_products(directions))()
     after = state_of(model)
     assert len(before) == len(after)
     for left, right in zip(before, after, strict=True):
@@ -225,6 +227,77 @@ def test_hessian_gradient_product_of_a_linear_model(regularized, is_masked):
         np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("regularized", [True, False])
+def test_hessian_products_of_a_linear_model(regularized):
+    x, y = tiny.data(4, 6, 8)
+    directions = tiny.integers((3, 6, 8), seed=5)
+    penalty = 1.0 if regularized else 0.0
+    expected = 2 * x.T @ (x @ directions) / y.size + penalty * directions
+    for each in (regularised(), under_two_replicas(regularised)):
+        batch = batch_gradients(each, (x, y), regularized=regularized)
+        [products] = evaluate(
+            each, functools.partial(batch.hessian_products, [tf.constant(directions)])
+        )
+        np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def double_precision():
+    keras.backend.set_floatx("float64")
+    keras.mixed_precision.set_global_policy("float64")
+    yield
+    keras.backend.set_floatx("float32")
+
+
+def curved_model(loss):
+    layers = [
+        keras.Input((6, 6, 1)),
+        LAYERS.Conv2D(2, 3, activation="softplus"),
+        LAYERS.Flatten(),
+        LAYERS.Dense(4, activation="tanh", kernel_regularizer="l2"),
+        LAYERS.Dense(3),
+    ]
+    return tiny.compiled(keras.Sequential(layers), loss=loss)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [
+        (keras.losses.MeanSquaredError, np.arange(15.0).reshape(5, 3) / 10),
+        (
+            functools.partial(
+                keras.losses.SparseCategoricalCrossentropy, from_logits=True
+            ),
+            np.array([0, 2, 1, 1, 0]),
+        ),
+    ],
+)
+@pytest.mark.parametrize("regularized", [True, False])
+def test_hessian_products_are_differences_of_gradients(loss, labels, regularized):
+    model, random = curved_model(loss()), np.random.RandomState(0)
+    variables = [tiny.raw(variable) for variable in model.trainable_variables]
+    assert all(variable.dtype == tf.float64 for variable in variables)
+    data = random.normal(size=(5, 6, 6, 1)), labels
+    batch = BatchGradients(
+        model, data, model.trainable_variables, regularized=regularized
+    )
+    directions = [random.normal(size=(2, *v.shape)) for v in variables]
+    products = evaluate(model, lambda: batch.hessian_products(directions))
+    gradients, step = tf.function(batch.gradients), 1e-5
+    for index in range(2):
+        sides = []
+        for sign in (1, -2):  # From the point to one side, then over to the other.
+            for variable, direction in zip(variables, directions, strict=True):
+                variable.assign_add(sign * step * direction[index])
+            sides.append([gradient.numpy() for gradient in gradients()])
+        for variable, direction in zip(variables, directions, strict=True):
+            variable.assign_add(step * direction[index])
+        for product, right, left in zip(products, *sides, strict=True):
+            difference = (right - left) / (2 * step)
+            np.testing.assert_allclose(product[index], difference, 1e-6, 1e-8)
+
+
 def test_hessian_gradient_product_couples_layers():
     layers = [
         LAYERS.Dense(4, activation="tanh", use_bias=False),
@@ -269,6 +342,10 @@ def test_what_the_loss_does_not_depend_on():
         model, functools.partial(batch.hessian_gradient_products, [None] * 3)
     )
     np.testing.assert_array_equal(products[2], np.zeros((2, 3)))
+    assert np.abs(products[0]).max() > 0
+    ones = [tf.ones((4, *each.shape)) for each in (*variables, other.kernel)]
+    products = evaluate(model, functools.partial(batch.hessian_products, ones))
+    np.testing.assert_array_equal(products[2], np.zeros((4, 2, 3)))
     assert np.abs(products[0]).max() > 0
 
 

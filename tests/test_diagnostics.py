@@ -3,18 +3,15 @@
 import json
 import math
 
-import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from tensorflow import keras
 
 import rigl_keras
 from rigl_keras.checkpoints import Checkpoints, named_variables, read_model, steps
-from rigl_keras.diagnostics import Diagnostics, MaskUpdateRecorder, cosine_distance
+from rigl_keras.diagnostics import Diagnostics, MaskUpdateRecorder
 from rigl_keras.gradient_flow import FlowMeter
 
 RATE = 0.125
@@ -136,37 +133,6 @@ def test_without_a_start_or_momentum_there_is_no_such_tag(tmp_path):
     meter = FlowMeter(model, tiny.data(8))
     _, tags = Diagnostics(model, meter, tmp_path / "ckpt-0").measure()
     assert set(tags) == {".allparams/gradnorm", *(f"gradnorm/{p}" for p in PATHS)}
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "expected"),
-    [
-        ([3.0, 4.0], [3.0, 4.0], 0.0),
-        ([3.0, 4.0], [30.0, 40.0], 0.0),
-        ([3.0, 4.0], [-4.0, 3.0], 1.0),
-        ([3.0, 4.0], [-3.0, -4.0], 2.0),
-        ([1.0, 0.0], [1.0, 1.0], 1 - math.sqrt(0.5)),
-        ([[1.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 4.0]], 0.4),
-        ([0.0, 0.0], [3.0, 4.0], 1.0),
-        ([3.0, 4.0], [0.0, 0.0], 1.0),
-        ([0.0], [0.0], 1.0),
-        ([math.nan, 1.0], [1.0, 1.0], math.nan),
-    ],
-)
-def test_cosine_distance(x, y, expected):
-    distance = cosine_distance(np.float32(x), np.float32(y))
-    assert distance == pytest.approx(expected, abs=1e-6, nan_ok=True)
-
-
-LENGTHS = st.floats(0.125, 8, width=32)
-VECTORS = hnp.arrays(np.float32, (2, 3), elements=LENGTHS | LENGTHS.map(lambda v: -v))
-
-
-@hypothesis.given(VECTORS, VECTORS)
-def test_cosine_distance_by_the_law_of_cosines(x, y):
-    left, right, between = norm([x]), norm([y]), norm([x.astype(float) - y])
-    cosine = (left**2 + right**2 - between**2) / (2 * left * right)
-    assert cosine_distance(x, y) == pytest.approx(1 - cosine, abs=1e-5)
 
 
 class Around(rigl_keras.MaskUpdateObserver):

@@ -37,7 +37,9 @@ EXPECTED = {
 }
 BASES = [file for file in FILES if Path(file).stem == "base"]
 OVERLAYS = [file for file in FILES if Path(file).stem == "pruned_masks"]
-RUNS = [file for file in FILES if file not in BASES + OVERLAYS]
+ANALYSES = [file for file in FILES if Path(file).stem == "interpolate"]
+SMALLER = [file for file in FILES if Path(file).stem == "lab"]
+RUNS = [file for file in FILES if file not in BASES + OVERLAYS + SMALLER + ANALYSES]
 
 
 def header(file):
@@ -114,6 +116,15 @@ def test_a_second_file_changes_the_masks_only(file, name, pruned, monkeypatch):
     made = described([f"{folder}/{name}.gin", second], seed)
     assert type(made._updater).__name__ == EXPECTED[name][-1]
     tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1][folder])
+
+
+@pytest.mark.parametrize("file", SMALLER)
+def test_a_second_file_makes_a_run_smaller(file):
+    [first, second], seed = command(file)
+    assert second == file
+    made = described([first, second], seed)
+    assert made._images.name == "digits"
+    assert made._config.total_steps < described([first], seed)._config.total_steps
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -47,19 +47,21 @@ LAYERS = [
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
     {"diagnostics", "experiment_network", "loggers"},
-    {"plots", "run", "saved_runs"},
+    {"command_line", "plots", "run", "saved_runs", "tables"},
     {"plots.style"},
+    {"plots.flow"},
     {
         "plots.distances",
         "plots.ensembles",
-        "plots.flow",
         "plots.hessian",
         "plots.interpolation",
         "plots.masks",
         "plots.signals",
         "plots.training",
     },
-    {"hessian_mode", "interpolate", "report"},
+    {"hessian_mode", "interpolate", "report_page", "run_groups"},
+    {"analyses", "report"},
+    {"signals"},
     {"analyze", "train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)

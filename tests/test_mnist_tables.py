@@ -1,17 +1,12 @@
 """The comparison of seeds with the paper's mean and deviation, by a stated rule."""
 
 import json
-import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-from scipy import stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import mnist_tables
+import numpy as np
+import pytest
 from mnist_cells import Paper
+from scipy import stats
 
 # Five numbers of mean 0 and population standard deviation 1.
 FIVE = np.array([-2, -1, 0, 1, 2]) / np.sqrt(2)

@@ -1,16 +1,13 @@
 """The runner of the MNIST experiments: what it runs, in what order, what it reports."""
 
-import sys
 from pathlib import Path
 
+import mnist_cells
 import numpy as np
 import pytest
+import runner
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import mnist_cells  # noqa: E402
-import runner  # noqa: E402
+GIN = Path(__file__).resolve().parents[1] / "gin"
 
 STUDIES = {
     study: [cell for table in tables.values() for cell in table]
@@ -38,7 +35,7 @@ def test_every_cell_is_there_once_and_names_files_and_parents_that_exist():
         assert {cell.parent for cell in cells} - {None} <= set(names)
     for cell in CELLS.values():
         for config in cell.configs:
-            assert (SCRIPTS.parent / "gin" / config).exists(), config
+            assert (GIN / config).exists(), config
 
 
 def test_a_child_takes_the_masks_of_its_seeds_parent_and_draws_by_another_seed(

@@ -1,12 +1,6 @@
 """The runner of experiments: parents first, nothing twice, failures named."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
 import runner
 
 SMALL = {

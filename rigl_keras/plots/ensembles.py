@@ -1,0 +1,59 @@
+"""Figures of the similarity of networks and of their ensembles."""
+
+import numpy as np
+
+from rigl_keras.plots import style
+
+
+def similarities(groups, path):
+    """Draws accuracies of networks and ensembles, and disagreements, by group.
+
+    Args:
+      groups: dict from labels to `Similarity` of the analysis.
+      path: where to write the figure; the ending says the format.
+
+    Source: Evci et al. 2022, Table 3.
+    """
+    height = 1.2 + 0.5 * len(groups)
+    with style.figure(path, columns=2, height=height) as [accuracy, disagreement]:
+        for place, found in enumerate(groups.values()):
+            _accuracies(accuracy, place, found)
+            _disagreements(disagreement, place, found)
+        for axis in (accuracy, disagreement):
+            axis.set_yticks(range(len(groups)), list(groups))
+            axis.invert_yaxis()
+            axis.margins(y=0.15)
+        disagreement.set_yticklabels([])
+        accuracy.set_xlabel("test accuracy (%)")
+        disagreement.set_xlabel("share of test images predicted differently")
+        disagreement.set_xlim(left=0)
+        for axis in (accuracy, disagreement):
+            handles, labels = axis.get_legend_handles_labels()
+            unique = dict(zip(labels, handles, strict=True))
+            axis.legend(unique.values(), unique, fontsize=8)
+
+
+def _accuracies(axis, place, found):
+    values = 100 * found.accuracies
+    axis.plot(
+        values, [place] * len(values), "o", color="C0", alpha=0.5, label="network"
+    )
+    axis.plot(100 * found.ensemble_accuracy, place, "D", color="C3", label="ensemble")
+
+
+def _disagreements(axis, place, found):
+    shown = (
+        ("between pairs", found.disagreement, "C0", -0.15),
+        ("with the reference", found.reference_disagreement, "C1", 0.15),
+    )
+    for label, values, color, shift in shown:
+        if values is not None and len(values):
+            axis.barh(
+                place + shift,
+                np.mean(values),
+                0.28,
+                xerr=np.std(values),
+                capsize=2,
+                color=color,
+                label=label,
+            )

@@ -1,0 +1,61 @@
+"""Figures of Hessian spectra."""
+
+import numpy as np
+
+from rigl_keras.analysis import lanczos
+from rigl_keras.plots import style
+
+_POINTS = 2000
+_SMOOTHING = 0.005  # standard deviation of the smoothing, in parts of the range
+_FLOOR = 1e-2  # of the least density that is shown to that of one single eigenvalue
+
+
+def spectra(found, path):
+    """Draws the densities of spectra, and how many eigenvalues each has below 0.
+
+    The densities, on a logarithmic scale, are smoothed as Lanczos needs it, all by the
+    same width. The negative side shows counts instead, where one new eigenvalue is a
+    step.
+
+    Args:
+      found: dict from labels to `(values, weights, n)`: float arrays [probes, m] as of
+        `analysis.lanczos.spectrum`, and the number of eigenvalues. Those of an exact
+        Hessian are one probe, each with the weight 1 / n.
+      path: where to write the figure; the ending says the format.
+
+    Source: Evci et al. 2022, the figures of Hessian spectra before and after updates.
+    """
+    smallest = min(values.min() for values, _, _ in found.values())
+    largest = max(values.max() for values, _, _ in found.values())
+    width = max(largest - smallest, np.finfo(np.float32).tiny)
+    with style.figure(path, columns=2, width=5) as [whole, negative]:
+        for index, (label, (values, weights, size)) in enumerate(found.items()):
+            look = {"label": label, "alpha": 0.8, **style.line(index)}
+            _draw_density(whole, values, weights, smallest, width, look)
+            _draw_counts(negative, values, weights, size, look)
+        most = max(size for _, _, size in found.values())
+        single = 1 / (most * _SMOOTHING * width * np.sqrt(2 * np.pi))
+        whole.set_yscale("log")
+        whole.set_ylim(bottom=_FLOOR * single)
+        whole.set_xlabel("eigenvalue λ of the loss Hessian")
+        whole.set_ylabel("density of eigenvalues")
+        whole.set_title("whole spectrum, smoothed")
+        negative.set_yscale("log")
+        negative.set_xlim(min(1.05 * smallest, -1e-3 * width), 0)
+        negative.set_xlabel("λ")
+        negative.set_ylabel("eigenvalues below λ")
+        negative.set_title("negative eigenvalues")
+        style.legend_beside(whole)
+
+
+def _draw_density(axis, values, weights, smallest, width, look):
+    sigma = _SMOOTHING * width
+    grid = np.linspace(smallest - 4 * sigma, smallest + width + 4 * sigma, _POINTS)
+    axis.plot(grid, lanczos.density(values, weights, grid, sigma), **look)
+
+
+def _draw_counts(axis, values, weights, size, look):
+    is_negative = values < 0
+    order = np.argsort(values[is_negative])
+    below = np.cumsum(weights[is_negative][order]) * size / len(values)
+    axis.step(values[is_negative][order], below, where="post", **look)

@@ -1,0 +1,66 @@
+"""The analyses that make the paper's figures and Table 3 from the runs on MNIST."""
+
+# label -> folder of the runs; "+" is the paper's sign for the unit-scaled init.
+_FLOW = {
+    "Dense": "dense",
+    "Small dense": "small_dense",
+    "Pruned": "prune95",
+    "Lottery": "lottery95",
+    "Scratch": "scratch95_dense",
+    "Scratch+": "scratch95_unit_fanavg",
+    "SET+": "set95_unit_fanavg",
+    "RigL": "rigl95_dense",
+    "RigL+": "rigl95_unit_fanavg",
+}
+_EVOLVING = {
+    "RigL+": "rigl95_unit_fanavg",
+    "SET+": "set95_unit_fanavg",
+    "RigL-Inverted+": "rigl_inverted95_unit_fanavg",
+}
+_PAIRS = {"Lottery": "lottery95", "Scratch+": "scratch95_unit_fanavg"}
+_SIMILAR = {
+    "Lottery": "similar_lottery",
+    "Scratch": "similar_scratch",
+    "Scratch, different init": "similar_scratch_other",
+    "Prune restart": "similar_restart",
+    "Different pruned": "prune95",
+}
+_MAPPED = {
+    "Lottery": "similar_lottery",
+    "Scratch, different init": "similar_scratch_other",
+    "Different pruned": "prune95",
+}
+# Around one early update, exact; its checkpoints are `ckpt--499` and `ckpt--500`.
+HESSIAN_RUN = "rigl95_unit_fanavg/seed0"
+HESSIAN_STEPS = (-499, -500)
+
+
+def analyses(runs):
+    """The command lines of `rigl_keras.analyze` for all figures.
+
+    Args:
+      runs: path of the folder of the runs, as a string.
+    """
+
+    def groups(folders):
+        return [
+            part
+            for label, name in folders.items()
+            for part in ("--group", label, f"{runs}/{name}")
+        ]
+
+    pruned = ["--reference", f"{runs}/prune95/seed0"]
+    return [
+        ["signals", "--name=fig_1c_signals"],
+        ["gradient_flow", "--name=fig_2_gradient_flow", *groups(_FLOW)],
+        ["mask_updates", "--name=fig_3_mask_updates", *groups(_EVOLVING)],
+        ["map", "--name=fig_5a_map", *groups(_MAPPED), *pruned],
+        ["distances", "--name=fig_5b_distances", *groups(_PAIRS)],
+        ["interpolation", "--name=fig_5c_interpolation", *groups(_PAIRS)],
+        ["ensembles", "--name=table_3_ensembles", *groups(_SIMILAR), *pruned],
+        [
+            "masks",
+            "--name=masks",
+            *groups({**_EVOLVING, "SNFS+": "snfs95"}),
+        ],
+    ]

@@ -1,0 +1,130 @@
+"""The paper's claims, checked on numbers that are made up to hold them or not."""
+
+import json
+
+import mnist_cells
+import mnist_claims
+import mnist_figures
+import numpy as np
+import pytest
+
+
+def verdicts(rows):
+    return [row[-1] for row in (rows if isinstance(rows[0], list) else [rows])]
+
+
+@pytest.fixture
+def histories(tmp_path):
+    """Writes the test accuracies of the seeds of a cell, every 200 steps."""
+
+    def write(cell, *seeds):
+        for seed, accuracies in enumerate(seeds):
+            folder = tmp_path / cell / f"seed{seed}"
+            folder.mkdir(parents=True)
+            lines = [{"step": 0, "gradient_norm": 1.0}]
+            lines += [
+                {"step": 200 * i + 200, "test_accuracy": accuracy}
+                for i, accuracy in enumerate(accuracies)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / "metrics.jsonl").write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("dense", "holds"),
+    [([0.1135, 0.1135, 0.9], "yes"), ([0.9, 0.9, 0.9], "no"), ([0.1135] * 3, "yes")],
+)
+def test_the_plateau(histories, dense, holds):
+    histories("scratch95_dense", dense, [0.1135, 0.1135, 0.5])
+    runs = histories("scratch95_unit_fanavg", [0.8, 0.9, 0.9])
+    row = mnist_claims.plateau(runs)
+    assert row[-1] == holds
+    assert "unit-scaled 200" in row[2]
+
+
+@pytest.mark.parametrize(("spread", "holds"), [(0.1, "yes"), (3.0, "no")])
+def test_a_flat_gradient_flow(spread, holds):
+    steps = np.linspace(-1, 1, 9)
+    arrays = {
+        f"{label}/gradient_norms": np.stack([10.0**steps] * 2)
+        for label in ("Scratch", "Scratch+", "RigL+")
+    }
+    arrays["Lottery/gradient_norms"] = np.stack([10.0 ** (spread * steps)] * 2)
+    assert verdicts(mnist_claims.flat_flow(arrays)) == [holds]
+
+
+@pytest.mark.parametrize(
+    ("rigl", "holds"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], ["yes", "yes"]),
+        ([0.0, 1.0, 2.0, 3.0], ["no", "yes"]),
+        ([-1.0, -1.0, -2.0, -2.0], ["no", "no"]),
+    ],
+)
+def test_changes_by_updates(rigl, holds):
+    arrays = {}
+    for label, changes in (
+        ("RigL+", rigl),
+        ("SET+", [0.1] * 4),
+        ("RigL-Inverted+", [-0.1] * 4),
+    ):
+        arrays[f"{label}/steps"] = np.array([100, 200, 300, 400])
+        arrays[f"{label}/changes"] = np.array([changes, changes])
+    assert verdicts(mnist_claims.improvements(arrays)) == holds
+
+
+@pytest.mark.parametrize(("end", "holds"), [(8.0, "yes"), (13.0, "no")])
+def test_distances(end, holds):
+    arrays = {
+        "Lottery/l2_start": np.array([13.0, 14.0]),
+        "Lottery/l2_end": np.array([end]),
+        "Scratch+/l2_start": np.array([17.0]),
+        "Scratch+/l2_end": np.array([25.0]),
+    }
+    assert verdicts(mnist_claims.distances(arrays)) == ["yes", holds]
+
+
+@pytest.mark.parametrize(("lottery", "holds"), [(0.02, "yes"), (0.3, "no")])
+def test_barriers(lottery, holds):
+    arrays = {}
+    for moment, measure in (("start", "climb"), ("end", "barrier")):
+        arrays[f"Lottery, from its {moment}/{measure}"] = np.array([0.0, lottery])
+        arrays[f"Scratch+, from its {moment}/{measure}"] = np.array([1.0, 2.0])
+    assert verdicts(mnist_claims.barriers(arrays)) == [holds, holds]
+
+
+def test_ensembles():
+    arrays = {
+        "Lottery/disagreement": np.array([0.004, 0.006]),
+        "Scratch/disagreement": np.array([0.02, 0.03]),
+        "Lottery/accuracies": np.array([0.98, 0.98]),
+        "Lottery/ensemble_accuracy": np.array(0.981),
+        "Scratch/accuracies": np.array([0.97, 0.97]),
+        "Scratch/ensemble_accuracy": np.array(0.9705),
+    }
+    rows = mnist_claims.ensembles(arrays)
+    assert verdicts(rows) == ["yes", "no"]
+    assert "5.0 times" in rows[0][2]
+    assert "+0.05 against +0.10 points" in rows[1][2]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "holds"), [([0.96, 0.97], "yes"), ([0.9, 0.97], "no")]
+)
+def test_rigl_at_98(tmp_path, accuracies, holds):
+    for seed, accuracy in enumerate(accuracies):
+        folder = tmp_path / "rigl98_unit_fanavg" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"test_accuracy": accuracy}))
+    assert verdicts(mnist_claims.sparser_rigl(tmp_path)) == [holds]
+
+
+def test_figures_are_of_experiments_that_there_are():
+    names = {c.name for t in mnist_cells.STUDIES["paper"].values() for c in t}
+    for arguments in mnist_figures.analyses("runs"):
+        folders = [each for each in arguments if each.startswith("runs/")]
+        assert {folder.split("/")[1] for folder in folders} <= names
+    assert mnist_figures.HESSIAN_RUN.split("/")[0] in names

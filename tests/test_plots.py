@@ -1,0 +1,116 @@
+"""Figures are drawn, with every label that they need."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from rigl_keras.analysis import ensembles
+from rigl_keras.plots import distances, flow, style
+from rigl_keras.plots import ensembles as ensemble_plots
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were made, kept open until the test ends."""
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    yield figures
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def texts(figure):
+    """All that is written in a figure."""
+    return {each.get_text() for each in figure.findobj(match=plt.Text)}
+
+
+def records(name, values):
+    return [{"step": 100 * i, name: value} for i, value in enumerate(values)]
+
+
+def test_a_band_is_the_mean_and_the_deviation(tmp_path, drawn):
+    with style.figure(tmp_path / "a.png") as [axis]:
+        style.curve(axis, [0, 1], [[1.0, 2.0], [3.0, 6.0]], "runs", 0)
+    [line] = axis.get_lines()
+    assert line.get_ydata().tolist() == [2.0, 4.0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert {(0.0, 1.0), (0.0, 3.0), (1.0, 2.0), (1.0, 6.0)} <= set(map(tuple, band))
+
+
+def test_on_a_logarithmic_scale_mean_and_band_are_geometric(tmp_path, drawn):
+    with style.figure(tmp_path / "a.png") as [axis]:
+        style.curve(axis, [0], [[1.0], [100.0]], "runs", 0, log=True)
+    assert axis.get_lines()[0].get_ydata() == pytest.approx([10.0])
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((1.0, 100.0))
+
+
+def test_many_lines_look_different():
+    looks = [tuple(style.line(index).values()) for index in range(40)]
+    assert len(set(looks)) == 40
+
+
+def test_a_figure_that_fails_leaves_no_file_and_no_open_figure(tmp_path):
+    before = plt.get_fignums()
+    with pytest.raises(RuntimeError), style.figure(tmp_path / "a.png"):
+        raise RuntimeError
+    assert plt.get_fignums() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gradient_norms(tmp_path, drawn):
+    groups = {
+        "RigL": [records("gradient_norm", [1, 2]), records("gradient_norm", [1, 3])],
+        "SET": [records("gradient_norm", [2, 0.0])],
+    }
+    flow.gradient_norms(groups, tmp_path / "a.png")
+    assert {"RigL", "SET", "training step"} <= texts(drawn[0])
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_update_changes(tmp_path, drawn):
+    flow.update_changes({"RigL": [records("change", [1, -2])]}, tmp_path / "a.png")
+    assert "RigL" in texts(drawn[0])
+
+
+def test_series_takes_the_steps_that_all_runs_have():
+    steps, values = flow.series(
+        [records("change", [1, 2, 3]), [{"step": 0}, *records("change", [4, 5])[1:]]],
+        "change",
+    )
+    assert steps.tolist() == [100]
+    assert values.tolist() == [[2], [5]]
+    with pytest.raises(ValueError, match="at the same steps"):
+        flow.series([records("change", [1]), []], "change")
+
+
+def test_distances_at_start_and_end(tmp_path, drawn):
+    groups = {
+        "lottery": {"start": [13.0, 14.0], "end": [8.0, 8.5]},
+        "scratch": {"start": [17.0], "end": [25.0]},
+    }
+    distances.start_and_end(groups, tmp_path / "a.png")
+    assert {"lottery", "scratch", "13.50", "25.00"} <= texts(drawn[0])
+
+
+def test_a_map_has_every_point_and_the_star(tmp_path, drawn):
+    points = np.arange(4.0).reshape(2, 2)
+    groups = {"lottery": {"start": points, "end": points + 1}}
+    distances.solution_map(
+        groups, np.zeros(2), tmp_path / "a.png", reference="pruned", stress=0.123
+    )
+    shown = texts(drawn[0])
+    assert {"lottery, start", "lottery, end", "pruned"} <= shown
+    assert any("0.12" in each for each in shown)
+    assert sum(len(each.get_offsets()) for each in drawn[0].axes[0].collections) == 5
+
+
+def test_similarities(tmp_path, drawn):
+    predicted = np.full((2, 3, 2), 0.5)
+    groups = {
+        "alone": ensembles.similarity(predicted[:1], [0, 0, 1]),
+        "pair": ensembles.similarity(predicted, [0, 0, 1], predicted[0]),
+    }
+    ensemble_plots.similarities(groups, tmp_path / "a.png")
+    wanted = {"alone", "pair", "ensemble", "between pairs", "with the reference"}
+    assert wanted <= texts(drawn[0])
