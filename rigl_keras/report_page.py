@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rigl_keras import tables
 
-_NUMERIC = re.compile(r"[-+−–\d.,e%/± ]*|[-+]?(nan|inf)( ± nan)?")  # noqa: RUF001
+_NUMERIC = re.compile(r"[-+−–\d.,e%/± ]*|[-+]?(nan|inf)( ± nan)?")
 _MARKDOWN_SIGNS = re.compile(r"([\\`*<|\[])")
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2128; --faint: #5b6470;

@@ -109,7 +109,8 @@ def gather(folders):
 
 def _find(folders):
     """Finished runs by their absolute path, and the folders of unfinished ones."""
-    finished, unfinished = {}, []
+    finished: dict[Path, SavedRun] = {}
+    unfinished: list[str] = []
     for folder in folders:
         if not os.path.isdir(folder):
             raise ValueError(f"There is no folder {folder}; give that of a run.")
@@ -126,8 +127,8 @@ def _find(folders):
 
 
 def _result(run):
-    names = ("data", "network", "method", "test_accuracy", "test_loss", "sparsity")
-    names += ("active_weights", "weights", "steps", "steps_per_second")
+    names = ["data", "network", "method", "test_accuracy", "test_loss", "sparsity"]
+    names += ["active_weights", "weights", "steps", "steps_per_second"]
     try:
         result = run.result
     except ValueError as error:

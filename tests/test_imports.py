@@ -59,8 +59,9 @@ PROGRAM_LAYERS = [
         "plots.signals",
         "plots.training",
     },
-    {"hessian_mode", "interpolate", "report_page", "run_groups"},
-    {"analyses", "report"},
+    {"hessian_mode", "interpolate", "report_page", "report_tables", "run_groups"},
+    {"analyses", "report_analyses"},
+    {"report"},
     {"signals"},
     {"analyze", "train"},
 ]
