@@ -14,17 +14,19 @@ import os
 import sys
 from collections.abc import Callable
 
-from rigl_keras import analyses, networks, results, signals, tables
+from rigl_keras import analyses, comparisons, networks, results, signals, tables
+from rigl_keras.findings import Finding
 from rigl_keras.saved_runs import SavedRun, find_runs
 
-_RUNS: dict[str, Callable[..., analyses.Finding]] = {
+_RUNS: dict[str, Callable[..., Finding]] = {
     "gradient_flow": analyses.gradient_flow,
     "mask_updates": analyses.mask_updates,
-    "distances": analyses.distance_to_reference,
-    "map": analyses.solution_map,
-    "interpolation": analyses.interpolations,
-    "ensembles": analyses.ensemble,
+    "distances": comparisons.distance_to_reference,
+    "map": comparisons.solution_map,
+    "interpolation": comparisons.interpolations,
+    "ensembles": comparisons.ensemble,
     "masks": analyses.masks_over_time,
+    "hessian": analyses.hessian,
 }
 _PARENT = "run to compare with; default: the one that each run's masks come from"
 _ONE = "run to compare with"
@@ -117,7 +119,7 @@ def analyse(options):
     """Makes the analysis of a parsed command line.
 
     Returns:
-      `analyses.Finding`.
+      `Finding`.
 
     Raises:
       ValueError: for runs that lack what the analysis needs.
@@ -144,7 +146,7 @@ def write(finding, settings, folder, name):
     """Writes NAME.json, NAME.npz and NAME.png.
 
     Args:
-      finding: `analyses.Finding`.
+      finding: `Finding`.
       settings: dict with the "analysis" and its arguments, for the files to carry.
       folder: where to.
       name: NAME.

@@ -6,6 +6,7 @@ Example:
 """
 
 import dataclasses
+import glob
 import os
 import time
 from typing import Any
@@ -154,11 +155,14 @@ class HessianSpectra:
                 self._compute_one(number)
             else:
                 print(f"{self._path(number)} is there already.")
-            arrays, description = results.read_arrays(self._path(number))
-            found[number] = (*_probes(arrays), description["size"])
+            label, spectrum = _read(self._run, self._path(number))
+            found[label] = spectrum
+        # Training, by the same command line, needs no matplotlib.
+        from rigl_keras.plots import hessian as plots
+
         figure = os.path.join(self._folder, f"spectrum{self._config.suffix}.png")
-        self._draw(found, figure)
-        print(_table({self._label(number): each for number, each in found.items()}))
+        plots.spectra(found, figure)
+        print(tables.markdown([COLUMNS, *table_rows(found)]))
         print(f"Figure: {figure}")
 
     def _path(self, number, ending=".npz"):
@@ -248,21 +252,6 @@ class HessianSpectra:
         )
         return {"ritz_values": values, "weights": weights}, products.size
 
-    def _label(self, number):
-        if number >= 0:
-            return f"step {number}"
-        updates = {record["step"] for record in self._run.mask_updates}
-        if -number in updates:
-            return f"step {-number}, after the update"
-        if 1 - number in updates:
-            return f"step {1 - number}, before the update"
-        return f"ckpt-{number}"
-
-    def _draw(self, found, path):
-        from rigl_keras.plots import hessian as plots
-
-        plots.spectra({self._label(n): each for n, each in found.items()}, path)
-
 
 class Progress:
     """Prints how far a computation is, every ten seconds and at its end.
@@ -302,8 +291,62 @@ def _probes(arrays):
     return values, np.full(values.shape, 1 / values.size)
 
 
-def _table(found):
-    rows = [["checkpoint", "weights", "largest λ", "smallest λ", "λ < −largest/1000"]]
+def _label(run, number):
+    """What a checkpoint is, in words."""
+    if number >= 0:
+        return f"step {number}"
+    updates = {record["step"] for record in run.mask_updates}
+    if -number in updates:
+        return f"step {-number}, after the update"
+    if 1 - number in updates:
+        return f"step {1 - number}, before the update"
+    return f"ckpt-{number}"
+
+
+def _read(run, path):
+    """The label and the spectrum `(values, weights, size)` of a file."""
+    arrays, description = results.read_arrays(path)
+    label = _label(run, description["checkpoint"])
+    return label, (*_probes(arrays), description["size"])
+
+
+def saved_spectra(run):
+    """The spectra that lie in a run's folder, those of one setting.
+
+    Args:
+      run: `SavedRun`.
+
+    Returns:
+      A dict from labels to `(values, weights, size)` as `plots.hessian.spectra` takes
+      them, in the order of the training.
+
+    Raises:
+      ValueError: when there is none, or they are of several settings.
+    """
+    paths = glob.glob(os.path.join(run.folder, FOLDER, "*.npz"))
+    described = {path: results.read_arrays(path)[1] for path in paths}
+    settings = [description["setting"] for description in described.values()]
+    if not paths or any(setting != settings[0] for setting in settings):
+        raise ValueError(
+            f"Expected {os.path.join(run.folder, FOLDER)} to hold spectra of one "
+            f"setting, got {settings}. `python -m rigl_keras.train --mode=hessian` "
+            "makes them."
+        )
+    # Before an update comes `ckpt--<t-1>`, after it `ckpt--<t>`.
+    paths.sort(key=lambda path: abs(described[path]["checkpoint"]))
+    return dict(_read(run, path) for path in paths)
+
+
+COLUMNS = ["checkpoint", "weights", "largest λ", "smallest λ", "λ < −largest/1000"]
+
+
+def table_rows(found):
+    """A row of strings for each spectrum, under `COLUMNS`.
+
+    Args:
+      found: what `saved_spectra` returned.
+    """
+    rows = []
     for label, (values, weights, size) in found.items():
         is_negative = values < -_NEGATIVE * values.max()
         count = size * (weights * is_negative).sum() / len(values)
@@ -316,4 +359,4 @@ def _table(found):
                 f"{count:.1f}" if len(values) > 1 else f"{count:.0f}",
             ]
         )
-    return tables.markdown(rows)
+    return rows

@@ -17,7 +17,12 @@ _NUMBERS = (
     "steps",
     "steps_per_second",
 )
-_STATISTICS: dict[str, Callable] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+_STATISTICS: dict[str, Callable] = {
+    "mean": np.mean,
+    "std": np.std,
+    "min": np.min,
+    "max": np.max,
+}
 _LABELS = ("experiment", "run", "folder")
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from rigl_keras import networks
-from rigl_keras.analyses import Finding
 from rigl_keras.analysis import signal_propagation
+from rigl_keras.findings import Finding
 from rigl_keras.plots import signals as plots
 from rigl_keras.tables import spread
 

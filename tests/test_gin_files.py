@@ -37,7 +37,7 @@ EXPECTED = {
 }
 BASES = [file for file in FILES if Path(file).stem == "base"]
 OVERLAYS = [file for file in FILES if Path(file).stem == "pruned_masks"]
-ANALYSES = [file for file in FILES if Path(file).stem == "interpolate"]
+ANALYSES = [file for file in FILES if Path(file).stem in ("interpolate", "hessian")]
 SMALLER = [file for file in FILES if Path(file).stem == "lab"]
 RUNS = [file for file in FILES if file not in BASES + OVERLAYS + SMALLER + ANALYSES]
 

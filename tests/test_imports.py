@@ -47,7 +47,7 @@ LAYERS = [
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
     {"diagnostics", "experiment_network", "loggers"},
-    {"command_line", "plots", "run", "saved_runs", "tables"},
+    {"command_line", "findings", "plots", "run", "saved_runs", "tables"},
     {"plots.style"},
     {"plots.flow"},
     {
@@ -60,9 +60,8 @@ PROGRAM_LAYERS = [
         "plots.training",
     },
     {"hessian_mode", "interpolate", "report_page", "report_tables", "run_groups"},
-    {"analyses", "report_analyses"},
+    {"analyses", "comparisons", "report_analyses", "signals"},
     {"report"},
-    {"signals"},
     {"analyze", "train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)
