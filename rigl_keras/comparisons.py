@@ -180,11 +180,8 @@ def _without(found, reference, runs):
     if reference is None:
         return found
     is_other = np.array([run.folder != reference.folder for run in runs])
-    kept = {
-        name: values[is_other]
-        for name, values in found.as_dict().items()
-        if name.startswith("reference_")
-    }
+    names = [name for name in found.as_dict() if name.startswith("reference_")]
+    kept = {name: getattr(found, name)[is_other] for name in names}
     return dataclasses.replace(found, **kept)
 
 
