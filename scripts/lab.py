@@ -7,6 +7,7 @@ report as one HTML page. What is there already is not made again.
 
 import argparse
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def analyses(runs):
         ["map", *groups(SIMILAR), *reference],
         ["interpolation", *groups(SIMILAR), *reference],
         ["ensembles", *groups(SIMILAR), *reference],
+        ["hessian", *groups(["rigl"])],
+    ]
+
+
+def hessian(runs):
+    """The command that finds the Hessian spectra around a mask update of RigL."""
+    bindings = {
+        "method": "lanczos",
+        "lanczos_steps": 60,
+        "num_probes": 2,
+        "batch_size": 500,
+        # Before and after the update at step 100.
+        "ckpt_ids": [-99, -100],
+    }
+    return [
+        sys.executable,
+        "-m",
+        "rigl_keras.train",
+        "--mode=hessian",
+        f"--logdir={runs / 'rigl' / 'seed0'}",
+        *(f"--gin_bindings=hessian.{k}={v!r}" for k, v in bindings.items()),
     ]
 
 
@@ -87,6 +109,8 @@ def main():
     runner.run(when_done=lambda: None)
     if runner.failed:
         return 1
+    print("\nSpectra of the Hessian", flush=True)
+    subprocess.run(hessian(folder / "runs"), check=True)
     # TensorFlow is not loaded before it is needed.
     from rigl_keras import analyze, report
 

@@ -29,14 +29,15 @@ def spectra(found, path):
     largest = max(values.max() for values, _, _ in found.values())
     width = max(largest - smallest, np.finfo(np.float32).tiny)
     with style.figure(path, columns=2, width=5) as [whole, negative]:
+        top = 0.0
         for index, (label, (values, weights, size)) in enumerate(found.items()):
             look = {"label": label, "alpha": 0.8, **style.line(index)}
-            _draw_density(whole, values, weights, smallest, width, look)
+            top = max(top, _draw_density(whole, values, weights, smallest, width, look))
             _draw_counts(negative, values, weights, size, look)
         most = max(size for _, _, size in found.values())
         single = 1 / (most * _SMOOTHING * width * np.sqrt(2 * np.pi))
         whole.set_yscale("log")
-        whole.set_ylim(bottom=_FLOOR * single)
+        whole.set_ylim(_FLOOR * single, 3 * top)
         whole.set_xlabel("eigenvalue λ of the loss Hessian")
         whole.set_ylabel("density of eigenvalues")
         whole.set_title("whole spectrum, smoothed")
@@ -49,9 +50,12 @@ def spectra(found, path):
 
 
 def _draw_density(axis, values, weights, smallest, width, look):
+    """Returns the largest density."""
     sigma = _SMOOTHING * width
     grid = np.linspace(smallest - 4 * sigma, smallest + width + 4 * sigma, _POINTS)
-    axis.plot(grid, lanczos.density(values, weights, grid, sigma), **look)
+    density = lanczos.density(values, weights, grid, sigma)
+    axis.plot(grid, density, **look)
+    return density.max()
 
 
 def _draw_counts(axis, values, weights, size, look):

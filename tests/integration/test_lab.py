@@ -77,6 +77,16 @@ def test_masks_of_evolving_runs_move(lab):
     assert found["RigL/ever_active"][0, -1] > found["RigL/ever_active"][0, 0]
 
 
+def test_the_hessian_around_an_update_has_curvature_of_both_signs(lab):
+    found = arrays(lab, "hessian")
+    for moment in ("before", "after"):
+        name = f"RigL, step 100, {moment} the update"
+        values, weights = found[f"{name}/values"], found[f"{name}/weights"]
+        assert values.shape == weights.shape == (2, 60)
+        assert (values.min(1) < 0).all() and (values.max(1) > 0).all()
+        assert weights.sum(1) == pytest.approx(1)
+
+
 class _Page(html.parser.HTMLParser):
     """Counts a page's images and collects what it refers to."""
 
@@ -96,7 +106,7 @@ def test_the_report_is_one_page_with_every_analysis(lab):
     page = _Page()
     page.feed((lab / "report" / "report.html").read_text())
     analyses = sorted((lab / "analyses").glob("*.json"))
-    assert len(analyses) >= 8
+    assert len(analyses) == 9
     assert page.images >= len(analyses)
     assert all(each.startswith(("data:", "#")) for each in page.references)
     text = " ".join(page.text)
