@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from scipy import stats
 
-from rigl_keras.analysis import ensembles
-from rigl_keras.plots import distances, flow, style
+from rigl_keras.analysis import ensembles, mask_dynamics
+from rigl_keras.plots import (
+    distances,
+    flow,
+    hessian,
+    interpolation,
+    masks,
+    style,
+    training,
+)
 from rigl_keras.plots import ensembles as ensemble_plots
 
 
@@ -114,3 +123,59 @@ def test_similarities(tmp_path, drawn):
     ensemble_plots.similarities(groups, tmp_path / "a.png")
     wanted = {"alone", "pair", "ensemble", "between pairs", "with the reference"}
     assert wanted <= texts(drawn[0])
+
+
+def test_training_curves_skip_the_record_of_step_0(tmp_path, drawn):
+    names = ("cross_entropy", "accuracy", "test_cross_entropy", "test_accuracy")
+    later = [{"step": step, **dict.fromkeys(names, 0.5)} for step in (10, 20)]
+    runs = [[{"step": 0, "gradient_norm": 1.0}, *later]] * 2
+    training.training_curves({"RigL": runs}, tmp_path / "a.png")
+    for axis in drawn[0].axes:
+        assert [line.get_xdata().tolist() for line in axis.get_lines()] == [[10, 20]]
+    assert "RigL" in texts(drawn[0])
+
+
+def test_final_errors(tmp_path, drawn):
+    groups = {"RigL": [0.98, 0.99], "SET": [0.97]}
+    training.final_errors(groups, tmp_path / "a.png")
+    lines = drawn[0].axes[0].get_lines()
+    means = [line.get_xdata()[0] for line in lines if line.get_marker() == "|"]
+    assert means == pytest.approx([1.5, 3.0])
+    assert {"RigL", "SET"} <= texts(drawn[0])
+
+
+def test_hessian_spectra(tmp_path, drawn):
+    values = np.array([[-1.0, 0.0, 0.5, 4.0]])
+    found = {"before": (values, np.full((1, 4), 0.25), 4)}
+    found["after"] = (values - 1, np.full((1, 4), 0.25), 4)
+    hessian.spectra(found, tmp_path / "a.png")
+    assert {"before", "after", "negative eigenvalues"} <= texts(drawn[0])
+    counts = drawn[0].axes[1].get_lines()[1]
+    assert counts.get_ydata().tolist() == [1, 2, 3]
+
+
+def test_lines_to_a_reference(tmp_path, drawn):
+    losses = np.array([[1.0, 2.0], [3.0, 2.0]])
+    interpolation.several([0, 1], {"lottery": losses}, tmp_path / "a.png")
+    [curve] = [
+        line for line in drawn[0].axes[0].get_lines() if line.get_label() == "lottery"
+    ]
+    assert curve.get_ydata().tolist() == [2.0, 2.0]
+
+
+def test_a_confidence_interval_is_students():
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [8.0, 5.0]])
+    found = interpolation.confidence_half_width(values)
+    expected = stats.t.interval(0.8, 2, loc=4, scale=stats.sem([1.0, 3.0, 8.0]))
+    assert found == pytest.approx([(expected[1] - expected[0]) / 2, 0])
+
+
+def test_masks(tmp_path, drawn):
+    first, last = np.eye(3, dtype=bool), np.ones((3, 3), bool)
+    found = mask_dynamics.dynamics([(0, {"a": first}), (10, {"a": last})])
+    masks.dynamics({"RigL": [found]}, tmp_path / "a.png")
+    assert drawn[0].axes[0].get_lines()[0].get_ydata() == pytest.approx([1, 1 / 3])
+    masks.fan_histograms(
+        {"start": {"a": first}, "end": {"a": last}}, tmp_path / "b.png"
+    )
+    assert {"start", "end", "a"} <= texts(drawn[1])

@@ -57,3 +57,5 @@ def final_errors(groups, path):
         axis.set_xlabel("test error (%); the line is the mean of the runs")
         if min(values.min() for values in errors) > 0:
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("{x:g}")
