@@ -91,7 +91,9 @@ def masks_over_time(groups):
     dynamics, rows = {}, []
     for label, runs in groups.items():
         found = [
-            mask_dynamics.dynamics([(step, run.masks(step)) for step in run.steps])
+            mask_dynamics.dynamics(
+                (abs(step), run.masks(step)) for step in run.mask_history
+            )
             for run in runs
         ]
         dynamics[label] = found
@@ -114,8 +116,8 @@ def masks_over_time(groups):
         "Masks over the training",
         "Overlap (intersection over union) of the masks with the first ones, and the "
         "share of all connections that were ever active, at the checkpoints of the "
-        "runs; units without any live input, and inputs without any live output, "
-        "summed over the kernels, at the end.",
+        "runs, those after each mask update among them; units without any live input, "
+        "and inputs without any live output, summed over the kernels, at the end.",
         [
             "group",
             "runs",

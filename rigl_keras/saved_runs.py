@@ -79,6 +79,20 @@ class SavedRun:
         """The steps of its checkpoints, in order."""
         return sorted(steps(self.folder))
 
+    @property
+    def mask_history(self):
+        """What `masks` takes for every step at which masks were saved, in order.
+
+        Beside the checkpoints of training those after each mask update, -t of step t.
+        """
+        history = {step: step for step in self.steps}
+        for record in self.mask_updates:
+            step = record["step"]
+            path = os.path.join(self.folder, f"ckpt-{-step}.index")
+            if os.path.exists(path):
+                history[step] = -step
+        return [history[step] for step in sorted(history)]
+
     def checkpoint(self, step=None):
         """The path of a checkpoint.
 

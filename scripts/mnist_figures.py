@@ -31,8 +31,8 @@ _MAPPED = {
     "Different pruned": "prune95",
 }
 # Around one early update, exact; its checkpoints are `ckpt--499` and `ckpt--500`.
-HESSIAN_RUN = "rigl95_unit_fanavg/seed0"
-HESSIAN_STEPS = (-499, -500)
+_HESSIAN_RUN = "rigl95_unit_fanavg/seed0"
+_HESSIAN_STEPS = [-499, -500]
 
 
 def analyses(runs):
@@ -63,4 +63,19 @@ def analyses(runs):
             "--name=masks",
             *groups({**_EVOLVING, "SNFS+": "snfs95"}),
         ],
+        ["hessian", "--name=hessian", *groups({"RigL+": _HESSIAN_RUN})],
+    ]
+
+
+def hessian(runs):
+    """The arguments of `rigl_keras.train` that find the Hessian's spectra.
+
+    Args:
+      runs: path of the folder of the runs, as a string.
+    """
+    return [
+        "--mode=hessian",
+        f"--logdir={runs}/{_HESSIAN_RUN}",
+        "--gin_config=mnist/hessian.gin",
+        f"--gin_bindings=hessian.ckpt_ids={_HESSIAN_STEPS}",
     ]

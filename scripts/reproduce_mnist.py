@@ -13,6 +13,7 @@ Example:
 import argparse
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def make_figures(runs):
 
     from rigl_keras import analyze, tables
 
+    command = [sys.executable, "-m", "rigl_keras.train", *mnist_figures.hessian(runs)]
+    subprocess.run(command, check=True)
     figures, sections = OUTPUT / "figures", {}
     for arguments in mnist_figures.analyses(runs):
         if analyze.main([*arguments, f"--out={figures}"]):

@@ -128,6 +128,15 @@ def test_masks_of_a_static_run_stay_and_those_of_rigl_move(family, tmp_path):
     either = sum((first[path] | last[path]).sum() for path in first)
     assert arrays["rigl/iou_first"][0, -1] == pytest.approx(both / either)
     assert arrays["rigl/iou_first"][0, -1] < 1
+    # Tried are the connections after every update, not those of checkpoints alone.
+    run = SavedRun(family["rigl"][0])
+    assert run.mask_history == [0, -4, 6, -8, -12, -16, 18, -20, -24]
+    tried = {path: mask.copy() for path, mask in first.items()}
+    for step in (4, 8, 12, 16, 20, 24):
+        for path, mask in run.masks(-step).items():
+            tried[path] |= mask
+    share = sum(m.sum() for m in tried.values()) / sum(m.size for m in tried.values())
+    assert arrays["rigl/ever_active"][0, -1] == pytest.approx(share)
 
 
 @pytest.mark.slow

@@ -127,4 +127,5 @@ def test_figures_are_of_experiments_that_there_are():
     for arguments in mnist_figures.analyses("runs"):
         folders = [each for each in arguments if each.startswith("runs/")]
         assert {folder.split("/")[1] for folder in folders} <= names
-    assert mnist_figures.HESSIAN_RUN.split("/")[0] in names
+    [logdir] = [each for each in mnist_figures.hessian("runs") if "logdir" in each]
+    assert logdir.split("/")[1] in names
