@@ -7,6 +7,7 @@ Runs whose configurations differ only in seeds and paths are one experiment.
 """
 
 import argparse
+import math
 import os
 import shlex
 import shutil
@@ -25,14 +26,17 @@ from rigl_keras.report_tables import (
 )
 from rigl_keras.run import CONFIG_FILE
 
+# More in one figure hide each other, and need more colors than there are.
+_CURVES = 10
+
 
 def _records(experiments, name, of_run):
-    """The runs' records that hold a value: dict from labels, without empty ones."""
+    """The records that hold a value, of the runs that have any: dict from labels."""
     groups = {}
     for experiment in experiments:
         runs = [[r for r in of_run(run.saved) if name in r] for run in experiment.runs]
-        if all(runs):
-            groups[_drawn(experiment.label)] = runs
+        if any(runs):
+            groups[_drawn(experiment.label)] = [records for records in runs if records]
     return groups
 
 
@@ -42,18 +46,23 @@ def _drawn(label):
     return f" {label}" if label.startswith("_") else label
 
 
+def _curves(experiments):
+    """What `plots.training.training_curves` draws of experiments."""
+    return _records(experiments, "test_accuracy", lambda saved: saved.records)
+
+
 def draw_curves(experiments, path):
     """Draws the training curves; see `plots.training.training_curves`.
 
-    Returns:
-      Whether there was anything to draw.
+    Raises:
+      ValueError: when there is nothing to draw.
     """
     from rigl_keras.plots import training
 
-    groups = _records(experiments, "test_accuracy", lambda saved: saved.records)
-    if groups:
-        training.training_curves(groups, path)
-    return bool(groups)
+    groups = _curves(experiments)
+    if not groups:
+        raise ValueError("These runs left no records of metrics to draw.")
+    training.training_curves(groups, path)
 
 
 def _figures(experiments, folder):
@@ -69,33 +78,45 @@ def _figures(experiments, folder):
         "One point for the final test error of each run.",
         "test_errors.png",
     )
-    if draw_curves(experiments, os.path.join(folder, "training_curves.png")):
-        yield Section(
-            "Training",
-            "Line and band are mean and standard deviation over the runs of an "
-            "experiment, for the loss those of its logarithm. Training values are "
-            "means over the steps between two records; no loss has the regulariser.",
-            "training_curves.png",
-        )
-    norms = _records(experiments, "gradient_norm", lambda saved: saved.records)
-    if norms:
-        flow.gradient_norms(norms, os.path.join(folder, "gradient_norms.png"))
-        yield Section(
-            "Gradient norm",
-            "The norm of the gradient of the loss, without regulariser, over all "
-            "trainable parameters but masked weights, on one fixed batch of training "
-            "records. Mean and standard deviation of its logarithm over the runs.",
-            "gradient_norms.png",
-        )
-    changes = _records(experiments, "change", lambda saved: saved.mask_updates)
-    if changes:
-        flow.update_changes(changes, os.path.join(folder, "mask_updates.png"))
-        yield Section(
-            "Gradient norm at mask updates",
-            "The gradient norm after a mask update minus that before it, on the same "
-            "batch. Mean and standard deviation over the runs.",
-            "mask_updates.png",
-        )
+    yield from _parts(
+        "Training",
+        "Line and band are mean and standard deviation over the runs of an experiment, "
+        "of the logarithms of loss and error: accuracies are spread by their distance "
+        "from 100 %. Training values are means over the steps between two records; no "
+        "loss has the regulariser.",
+        training.training_curves,
+        _curves(experiments),
+        os.path.join(folder, "training_curves"),
+    )
+    yield from _parts(
+        "Gradient norm",
+        "The norm of the gradient of the loss, without regulariser, over all "
+        "trainable parameters but masked weights, on one fixed batch of training "
+        "records. Mean and standard deviation of its logarithm over the runs.",
+        flow.gradient_norms,
+        _records(experiments, "gradient_norm", lambda saved: saved.records),
+        os.path.join(folder, "gradient_norms"),
+    )
+    yield from _parts(
+        "Gradient norm at mask updates",
+        "The gradient norm after a mask update minus that before it, on the same "
+        "batch. Mean and standard deviation over the runs.",
+        flow.update_changes,
+        _records(experiments, "change", lambda saved: saved.mask_updates),
+        os.path.join(folder, "mask_updates"),
+    )
+
+
+def _parts(title, text, draw, groups, path):
+    """Draws groups in as many figures as keep them readable; yields their sections."""
+    labels = list(groups)
+    count = math.ceil(len(labels) / _CURVES)
+    for part in range(count):
+        begin, end = (len(labels) * i // count for i in (part, part + 1))
+        of_count = f" ({part + 1} of {count})" if count > 1 else ""
+        file = f"{path}_{part + 1}.png" if count > 1 else f"{path}.png"
+        draw({label: groups[label] for label in labels[begin:end]}, file)
+        yield Section(title + of_count, "" if part else text, os.path.basename(file))
 
 
 def _settings_sections(experiments):
@@ -245,8 +266,8 @@ def main(arguments=None):
         analyses = read_analyses(options.analyses)
         experiments, unfinished = run_groups.gather(options.run)
         notes = _notes(experiments, unfinished)
-        if options.figure and not draw_curves(experiments, options.figure):
-            raise ValueError("These runs left no records of metrics to draw.")
+        if options.figure:
+            draw_curves(experiments, options.figure)
         if options.out:
             command = ["python", "-m", "rigl_keras.report", *arguments]
             write_report(experiments, notes, analyses, options.out, command)

@@ -248,9 +248,8 @@ def _group_labels(groups: Sequence[Sequence[Path]]) -> list[str]:
     paths = []
     for folders, base in zip(groups, bases, strict=True):
         others = [path for group in groups if group is not folders for path in group]
-        covers_others = any(path.parts[: len(base)] == base for path in others)
-        if covers_others or bases.count(base) > 1:
-            base = _named(folders)
+        if _covers(base, others) or bases.count(base) > 1:
+            base = _named(folders, others)
         paths.append(base)
     return _shortest_tails(paths)
 
@@ -268,14 +267,26 @@ def _base(folders: Sequence[Path]) -> tuple[str, ...]:
     return Path(os.path.commonpath(folders)).parts
 
 
-def _named(folders: Sequence[Path]) -> tuple[str, ...]:
-    """The parts of a path that names the folders themselves."""
-    if len(folders) == 1:
-        return folders[0].parts
-    common = Path(os.path.commonpath(folders))
-    names = [str(folder.relative_to(common)) for folder in folders[:_NAMES_SHOWN]]
-    names += ["…"] if len(folders) > _NAMES_SHOWN else []
-    return (*common.parts, ", ".join(names))
+def _covers(base: tuple[str, ...], folders: Iterable[Path]) -> bool:
+    """Whether one of the folders is, or lies in, the folder of that path."""
+    return any(folder.parts[: len(base)] == base for folder in folders)
+
+
+def _named(folders: Sequence[Path], others: Iterable[Path]) -> tuple[str, ...]:
+    """The parts of a path that names folders where `_base` would name others too."""
+    bases = list(dict.fromkeys(_base([folder]) for folder in folders))
+    if any(_covers(base, others) for base in bases):
+        bases = [folder.parts for folder in folders]
+    # "seed0" alone says nothing: the name of the folder around it stays with it.
+    common = Path(os.path.commonpath([Path(*base).parent for base in bases]))
+    if all(_NUMBERED.fullmatch(base[-1]).group(1) == "" for base in bases):  # type: ignore[union-attr]
+        around, common = common.name, common.parent
+    else:
+        around = ""
+    names = [str(Path(*base).relative_to(common / around)) for base in bases]
+    more = ["…"] if len(names) > _NAMES_SHOWN else []
+    listed = ", ".join([*names[:_NAMES_SHOWN], *more])
+    return (*common.parts, os.path.join(around, listed))
 
 
 def _shortest_tails(paths: Iterable[tuple[str, ...]]) -> list[str]:

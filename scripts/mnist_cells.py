@@ -239,6 +239,14 @@ def table_3():
             Paper(97.04, 0.15),
             {**unit, "seeds.init_seed": 300},
         ),
+        # The paper does not say which initialisation its own have.
+        _similar(
+            "scratch_layer",
+            "Scratch, same init, layer-scaled",
+            "mnist/scratch.gin",
+            Paper(97.04, 0.15),
+            {**INITS["layer_fanavg"][1], "seeds.init_seed": 300},
+        ),
         _similar(
             "scratch_other",
             "Scratch, different init",

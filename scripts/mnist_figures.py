@@ -27,6 +27,7 @@ _PAIRS = {
 _SIMILAR = {
     "Lottery": "similar_lottery",
     "Scratch": "similar_scratch",
+    "Scratch, layer-scaled": "similar_scratch_layer",
     "Scratch, different init": "similar_scratch_other",
     "Prune restart": "similar_restart",
     "Different pruned": "prune95",

@@ -109,15 +109,19 @@ def test_ensembles():
     arrays = {
         "Lottery/disagreement": np.array([0.004, 0.006]),
         "Scratch/disagreement": np.array([0.02, 0.03]),
+        "Scratch, different init/disagreement": np.array([0.015, 0.015]),
         "Lottery/accuracies": np.array([0.98, 0.98]),
         "Lottery/ensemble_accuracy": np.array(0.981),
         "Scratch/accuracies": np.array([0.97, 0.97]),
         "Scratch/ensemble_accuracy": np.array(0.9705),
+        "Scratch, different init/accuracies": np.array([0.97, 0.96]),
+        "Scratch, different init/ensemble_accuracy": np.array(0.98),
     }
     rows = mnist_claims.ensembles(arrays)
-    assert verdicts(rows) == ["yes", "no"]
+    assert verdicts(rows) == ["yes", "no", "no"]
     assert "5.0 times" in rows[0][2]
-    assert "+0.05 against +0.10 points" in rows[1][2]
+    assert "3.0 times" in rows[1][2]
+    assert "+0.05, with different init +1.50, against +0.10 points" in rows[2][2]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,9 @@ def test_only_lottery_tickets_and_restarts_take_weights(name, tmp_path):
         assert weights == "none"
 
 
-@pytest.mark.parametrize("name", ["lottery", "scratch", "scratch_other", "restart"])
+@pytest.mark.parametrize(
+    "name", ["lottery", "scratch", "scratch_layer", "scratch_other", "restart"]
+)
 def test_similar_networks_share_one_parent_and_differ_in_the_order_of_the_data(
     name, tmp_path
 ):
@@ -79,4 +81,4 @@ def test_similar_networks_share_one_parent_and_differ_in_the_order_of_the_data(
         assert f"--gin_bindings=network.mask_init_path={parent!r}" in command
         assert f"--seed={200 + seed}" in command
         same_init = "--gin_bindings=seeds.init_seed=300" in command
-        assert same_init == (name == "scratch")
+        assert same_init == (name in ("scratch", "scratch_layer"))

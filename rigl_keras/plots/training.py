@@ -1,21 +1,26 @@
 """Figures of training runs and their results."""
 
 import numpy as np
+from matplotlib import ticker
 
 from rigl_keras.plots import style
 from rigl_keras.plots.flow import series
 
-# name in the records, title of the panel, of its axis, factor to its unit
-_PANELS = (
-    ("cross_entropy", "training", "cross-entropy (nats)", 1),
-    ("accuracy", "training", "accuracy (%)", 100),
-    ("test_cross_entropy", "test", "cross-entropy (nats)", 1),
-    ("test_accuracy", "test", "accuracy (%)", 100),
-)
+# name in the records, title of the panel
+_LOSSES = (("cross_entropy", "training"), ("test_cross_entropy", "test"))
+_ACCURACIES = (("accuracy", "training"), ("test_accuracy", "test"))
+# Drawn for none at all, in percent: one image of the 10,000 of MNIST's test set.
+_LEAST_ERROR = 0.01
+# Of text, in inches, with room to spare.
+_LETTER, _LINE = 0.085, 0.23
 
 
 def training_curves(groups, path):
     """Draws loss and accuracy over the training steps: mean and deviation of groups.
+
+    Both are those of logarithms: of the loss, and of the error, 100 % minus accuracy,
+    so that 98 % and 99 % lie as far apart as 80 % and 90 %. No error at all is drawn
+    as one of 0.01 %.
 
     Args:
       groups: dict from labels to lists of runs, each the records of its
@@ -26,18 +31,40 @@ def training_curves(groups, path):
     Raises:
       ValueError: for runs of a group that have no step in common.
     """
-    with style.figure(path, columns=2, rows=2) as axes:
-        for axis, (name, title, label, factor) in zip(axes, _PANELS, strict=True):
-            is_loss = factor == 1
+    # The legend, beside the panels, is not to take their room.
+    beside = 0.6 + _LETTER * max(map(len, groups))
+    width = style.PANEL_WIDTH + beside / 2
+    height = max(style.PANEL_HEIGHT, _LINE * len(groups) / 2)
+    with style.figure(path, columns=2, rows=2, width=width, height=height) as axes:
+        for axis, (name, title) in zip(axes[::2], _LOSSES, strict=True):
             for index, (group, runs) in enumerate(groups.items()):
-                steps, values = series(runs, name)
-                style.curve(axis, steps, factor * values, group, index, log=is_loss)
-            axis.set_title(title)
-            axis.set_xlabel("training step")
-            axis.set_ylabel(label)
-            if is_loss:
-                axis.set_yscale("log")
+                steps, losses = series(runs, name)
+                style.curve(axis, steps, losses, group, index, log=True)
+            _finish(axis, title, "cross-entropy (nats)")
+        for axis, (name, title) in zip(axes[1::2], _ACCURACIES, strict=True):
+            for index, (group, runs) in enumerate(groups.items()):
+                steps, accuracies = series(runs, name)
+                errors = np.maximum(100 * (1 - accuracies), _LEAST_ERROR)
+                style.curve(axis, steps, errors, group, index, log=True)
+            _finish(axis, title, "accuracy (%)")
+            _label_by_accuracy(axis)
         style.legend_beside(axes[0])
+
+
+def _finish(axis, title, label):
+    axis.set_title(title)
+    axis.set_xlabel("training step")
+    axis.set_ylabel(label)
+    axis.set_yscale("log")
+
+
+def _label_by_accuracy(axis):
+    """Makes an axis of errors in percent one of accuracies, the best on top."""
+    axis.set_ylim(top=min(100, axis.get_ylim()[1]))
+    axis.invert_yaxis()
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.yaxis.set_major_formatter(lambda error, _: f"{100 - error:.5g}")
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def final_errors(groups, path):
@@ -48,7 +75,8 @@ def final_errors(groups, path):
       path: where to write the figure; the ending says the format.
     """
     errors = [100 * (1 - np.asarray(accuracies)) for accuracies in groups.values()]
-    with style.figure(path, width=7.5, height=1 + 0.26 * len(groups)) as [axis]:
+    width = 6 + _LETTER * max(map(len, groups))
+    with style.figure(path, width=width, height=1 + 0.26 * len(groups)) as [axis]:
         for row, values in enumerate(errors):
             axis.plot(values, np.full(len(values), row), "o", color="C0", alpha=0.5)
             axis.plot(values.mean(), row, "|", color="black", ms=12, mew=2)
@@ -57,5 +85,6 @@ def final_errors(groups, path):
         axis.set_xlabel("test error (%); the line is the mean of the runs")
         if min(values.min() for values in errors) > 0:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter("{x:g}")
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
