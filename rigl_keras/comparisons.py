@@ -18,28 +18,6 @@ from rigl_keras.plots import interpolation as interpolation_plots
 from rigl_keras.tables import spread
 
 
-def reference_points(groups, reference):
-    """The parameters at the end of each run's reference.
-
-    Args:
-      groups: see above.
-      reference: a `SavedRun` for all runs, or None for each run's parent.
-
-    Returns:
-      A dict from labels to lists of dicts from paths to arrays.
-    """
-    points = {}
-    for runs in groups.values():
-        for run in runs:
-            folder = (reference or run.parent).folder
-            if folder not in points:
-                points[folder] = (reference or run.parent).parameters()
-    return {
-        label: [points[(reference or run.parent).folder] for run in runs]
-        for label, runs in groups.items()
-    }
-
-
 def distance_to_reference(groups, reference=None):
     """Distances of first and last weights to a reference (Evci et al. 2022, Fig. 5b).
 
@@ -48,14 +26,20 @@ def distance_to_reference(groups, reference=None):
       reference: a `SavedRun`, at its last step, such as the pruned network; None for
         the run that each run's masks come from.
     """
-    targets = reference_points(groups, reference)
+    goals: dict[str, dict[str, np.ndarray]] = {}
+
+    def goal(run):
+        of = reference or run.parent
+        if of.folder not in goals:
+            goals[of.folder] = of.parameters()
+        return goals[of.folder]
+
     arrays: dict[str, np.ndarray] = {}
     rows, l2 = [], {}
     for label, runs in groups.items():
         values = {}
         for moment, step in (("start", 0), ("end", None)):
-            points = [run.parameters(step) for run in runs]
-            pairs = list(zip(points, targets[label], strict=True))
+            pairs = [(run.parameters(step), goal(run)) for run in runs]
             values[f"l2_{moment}"] = [distances.l2_distance(*pair) for pair in pairs]
             values[f"cosine_{moment}"] = [
                 distances.cosine_distance(*pair) for pair in pairs

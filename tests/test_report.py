@@ -5,8 +5,10 @@ import json
 import made_up_runs
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
-from rigl_keras import report
+from rigl_keras import report, run_groups
+from rigl_keras.plots import training
 
 RIGL = ["mask_updater.update_alg = 'rigl'"]
 SET = ["mask_updater.update_alg = 'set'"]
@@ -194,3 +196,84 @@ def test_an_analysis_without_its_figure_is_refused(runs, analyses, tmp_path, cap
     out = str(tmp_path / "out")
     assert report.main([str(runs), "--analyses", str(analyses), "--out", out]) == 2
     assert "lacks its figure" in capsys.readouterr().err
+
+
+def labels(folder):
+    return [each.label for each in run_groups.gather([str(folder)])[0]]
+
+
+def test_an_experiment_in_several_folders_is_named_after_these(tmp_path):
+    for number, name in enumerate(("lottery", "similar")):
+        for seed in (0, 1):
+            folder = tmp_path / name / f"seed{seed}"
+            made_up_runs.write(folder, RIGL, 10 * number + seed)
+    made_up_runs.write(tmp_path / "set" / "seed0", SET)
+    assert labels(tmp_path) == ["lottery, similar", "set"]
+
+
+def test_experiments_in_one_folder_are_named_after_it_and_their_runs(tmp_path):
+    for seed in range(6):
+        config = RIGL if seed < 2 else SET
+        made_up_runs.write(tmp_path / "prune" / f"seed{seed}", config, seed)
+    names = ["prune/seed0, seed1", "prune/seed2, seed3, seed4, …"]
+    assert labels(tmp_path) == names
+    made_up_runs.write(tmp_path / "lone" / "seed0", ["a.b = 1"])
+    made_up_runs.write(tmp_path / "lone" / "seed1", ["a.b = 2"])
+    assert labels(tmp_path) == ["lone/seed0", "lone/seed1", *names]
+
+
+def test_a_folder_of_a_run_that_looks_like_a_group_of_others(tmp_path):
+    made_up_runs.write(tmp_path / "rigl", ["a.b = 1"])
+    for seed in (0, 1):
+        made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed)
+    assert labels(tmp_path) == ["rigl", "rigl0, rigl1"]
+
+
+def test_many_experiments_are_spread_over_figures(tmp_path):
+    for number in range(23):
+        made_up_runs.write(tmp_path / "runs" / f"run_{number}_", [f"a.b = {number}"])
+    out = tmp_path / "out"
+    assert report.main([str(tmp_path / "runs"), "--out", str(out)]) == 0
+    curves = {path.name for path in out.glob("training_curves*")}
+    assert curves == {f"training_curves_{part}.png" for part in (1, 2, 3)}
+    assert "Training (3 of 3)" in (out / "report.md").read_text()
+
+
+def test_each_experiment_is_in_one_of_the_figures(tmp_path):
+    drawn = []
+    groups = {f"group {number}": [] for number in range(23)}
+    path = str(tmp_path / "curves")
+    sections = list(
+        report._parts("Curves", "Text.", lambda *a: drawn.append(a), groups, path)
+    )
+    assert [label for part, _ in drawn for label in part] == list(groups)
+    assert max(len(part) for part, _ in drawn) <= 10
+    files = [f"{path}_{part}.png" for part in (1, 2, 3)]
+    assert [file for _, file in drawn] == files
+    assert [section.text for section in sections] == ["Text.", "", ""]
+
+
+def test_runs_without_a_value_leave_the_others_in_the_figure(tmp_path):
+    for seed in (0, 1):
+        made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed, updates=seed == 1)
+    made_up_runs.write(tmp_path / "set", SET)
+    experiments, _ = run_groups.gather([str(tmp_path)])
+    found = report._records(experiments, "change", lambda saved: saved.mask_updates)
+    assert found == {"rigl": [[{"step": s, "change": 0.1} for s in (5, 10)]]}
+
+
+@pytest.fixture
+def panels(tmp_path, monkeypatch):
+    """Draws the curves of two runs; returns the axes, before they are closed."""
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    names = ("cross_entropy", "accuracy", "test_cross_entropy", "test_accuracy")
+    values = {0.5: 0.98, 1.0: 0.5}
+    runs = [
+        [{"step": step, **dict(zip(names, (2.0, a, 8.0, a), strict=True))}]
+        for step, a in ((10, 0.98), (10, 0.5))
+    ]
+    del values
+    training.training_curves({"RigL": runs}, tmp_path / "a.png")
+    yield plt.gcf().axes
+    monkeypatch.undo()
+    plt.close("all")
