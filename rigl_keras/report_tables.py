@@ -26,10 +26,14 @@ _STATISTICS: dict[str, Callable] = {
 _LABELS = ("experiment", "run", "folder")
 
 
-def _same(texts):
-    """One text for equal ones, else the first and the last in order."""
-    texts = sorted(set(texts))
-    return texts[0] if len(texts) == 1 else f"{texts[0]}–{texts[-1]}"
+def _same(values, form=str):
+    """The text of equal values, else those of the least and the greatest."""
+    least, greatest = form(min(values)), form(max(values))
+    return least if least == greatest else f"{least}–{greatest}"
+
+
+def _percent(share):
+    return f"{100 * share:.2f}"
 
 
 def _numbers(experiment):
@@ -44,13 +48,13 @@ _COLUMNS: dict[str, Callable[..., str]] = {
     "data": lambda e, n: _same(e.values("data")),
     "network": lambda e, n: _same(e.values("network")),
     "method": lambda e, n: _same(e.values("method")),
-    "sparsity (%)": lambda e, n: _same(f"{100 * each:.2f}" for each in n["sparsity"]),
+    "sparsity (%)": lambda e, n: _same(n["sparsity"], _percent),
     "active / all weights": lambda e, n: (
-        f"{_same(map(str, n['active_weights']))} / {_same(map(str, n['weights']))}"
+        f"{_same(n['active_weights'])} / {_same(n['weights'])}"
     ),
     "test accuracy (%)": lambda e, n: spread(n["test_accuracy"], 2, 100),
     "test loss": lambda e, n: spread(n["test_loss"]),
-    "steps": lambda e, n: _same(map(str, n["steps"])),
+    "steps": lambda e, n: _same(n["steps"]),
     "steps/s": lambda e, n: spread(n["steps_per_second"], 0),
 }
 

@@ -187,7 +187,9 @@ def find_runs(folder):
     """
     found = sorted(
         os.path.dirname(path)
-        for path in glob.glob(os.path.join(folder, "**", RUN_FILE), recursive=True)
+        for path in glob.glob(
+            os.path.join(glob.escape(str(folder)), "**", RUN_FILE), recursive=True
+        )
     )
     if not found:
         raise ValueError(

@@ -59,6 +59,19 @@ def test_many_lines_look_different():
     assert len(set(looks)) == 40
 
 
+def test_a_long_legend_is_whole_and_leaves_the_panels_their_width(tmp_path, drawn):
+    with style.figure(tmp_path / "a.png", width=4) as [axis]:
+        for index in range(40):
+            axis.plot([0, 1], label=f"a rather long label, number {index}")
+        style.legend_beside(axis)
+    figure = drawn[0]
+    [legend] = figure.legends
+    low, high = legend.get_window_extent().get_points()
+    size = figure.get_size_inches() * figure.dpi
+    assert (low >= 0).all() and (high <= size + 1).all()
+    assert axis.get_window_extent().width > 3 * figure.dpi
+
+
 def test_a_figure_that_fails_leaves_no_file_and_no_open_figure(tmp_path):
     before = plt.get_fignums()
     with pytest.raises(RuntimeError), style.figure(tmp_path / "a.png"):

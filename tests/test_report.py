@@ -264,16 +264,47 @@ def test_runs_without_a_value_leave_the_others_in_the_figure(tmp_path):
 
 @pytest.fixture
 def panels(tmp_path, monkeypatch):
-    """Draws the curves of two runs; returns the axes, before they are closed."""
+    """The panels of two runs' curves: 2 nats and 98 %, 8 nats and 50 %."""
     monkeypatch.setattr(plt, "close", lambda figure: None)
-    names = ("cross_entropy", "accuracy", "test_cross_entropy", "test_accuracy")
-    values = {0.5: 0.98, 1.0: 0.5}
-    runs = [
-        [{"step": step, **dict(zip(names, (2.0, a, 8.0, a), strict=True))}]
-        for step, a in ((10, 0.98), (10, 0.5))
-    ]
-    del values
+    runs = []
+    for loss, accuracy in ((2.0, 0.98), (8.0, 0.5)):
+        record = {"cross_entropy": loss, "test_cross_entropy": loss}
+        record |= {"accuracy": accuracy, "test_accuracy": accuracy}
+        runs.append([{"step": step, **record} for step in (10, 20)])
     training.training_curves({"RigL": runs}, tmp_path / "a.png")
-    yield plt.gcf().axes
+    yield plt.gcf().axes[:4]
     monkeypatch.undo()
     plt.close("all")
+
+
+def test_curves_are_means_of_logarithms(panels):
+    # Geometric means: of 2 and 8 nats, and of errors of 2 % and 50 %.
+    middles = [axis.get_lines()[0].get_ydata()[0] for axis in panels]
+    assert middles == pytest.approx([4, 10, 4, 10])
+    bands = [axis.collections[0].get_paths()[0].vertices[:, 1] for axis in panels]
+    ends = [(band.min(), band.max()) for band in bands]
+    assert ends == [pytest.approx(each) for each in 2 * [(2, 8), (2, 50)]]
+
+
+def test_the_axis_of_errors_shows_accuracies_and_the_best_on_top(panels):
+    low, high = panels[1].get_ylim()
+    assert high < 2 < 50 < low <= 100
+    label = panels[1].yaxis.get_major_formatter()
+    assert [label(error, 0) for error in (50, 2, 0.1)] == ["50", "98", "99.9"]
+
+
+def test_no_error_at_all_is_drawn_too(tmp_path):
+    names = ("cross_entropy", "test_cross_entropy", "accuracy", "test_accuracy")
+    records = [{"step": step, **dict.fromkeys(names, 1.0)} for step in (10, 20)]
+    training.training_curves({"RigL": [records]}, tmp_path / "a.png")
+    training.final_errors({"RigL": [1.0, 0.9]}, tmp_path / "b.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_a_range_of_numbers_is_in_their_order(tmp_path, capsys):
+    for seed, steps in enumerate([100, 50]):
+        made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed, steps=steps)
+    assert report.main([str(tmp_path)]) == 0
+    [row] = table(capsys.readouterr().out)
+    assert row["steps"] == "50–100"

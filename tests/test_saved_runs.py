@@ -107,6 +107,12 @@ def test_a_checkpoint_of_another_network_is_refused(folders):
         saved_runs.network_at(run.checkpoint(), images)
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_is_searched(tmp_path):
+    (tmp_path / "x[1]").mkdir()
+    (tmp_path / "x[1]" / "run.json").write_text('{"config": "", "seeds": {}}')
+    assert [run.name for run in saved_runs.find_runs(tmp_path / "x[1]")] == ["x[1]"]
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no run\.json"):
         SavedRun(tmp_path)

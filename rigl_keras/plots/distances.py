@@ -18,7 +18,7 @@ def start_and_end(groups, path):
 
     Source: Evci et al. 2022, Figure 5b.
     """
-    with style.figure(path, width=6) as [axis]:
+    with style.figure(path, width=4.5) as [axis]:
         width = 0.8 / len(groups)
         for index, (label, moments) in enumerate(groups.items()):
             places = np.arange(2) + (index - (len(groups) - 1) / 2) * width
@@ -52,7 +52,7 @@ def solution_map(groups, star, path, reference, stress):
 
     Source: Evci et al. 2022, Figure 5a.
     """
-    with style.figure(path, width=7.5, height=4.5) as [axis]:
+    with style.figure(path, width=5.5, height=4.5) as [axis]:
         for index, (label, moments) in enumerate(groups.items()):
             color = f"C{index}"
             for begin, finish in zip(moments["start"], moments["end"], strict=True):

@@ -15,7 +15,7 @@ def gradient_norms(groups, path):
 
     Source: Evci et al. 2022, Figure 2.
     """
-    with style.figure(path, width=7.5) as [axis]:
+    with style.figure(path, width=6) as [axis]:
         for index, (label, runs) in enumerate(groups.items()):
             steps, norms = series(runs, "gradient_norm")
             style.curve(axis, steps, norms, label, index, log=True)
@@ -35,7 +35,7 @@ def update_changes(groups, path):
 
     Source: Evci et al. 2022, Figure 3.
     """
-    with style.figure(path, width=7.5) as [axis]:
+    with style.figure(path, width=6) as [axis]:
         axis.axhline(0, color="black", lw=0.8)
         for index, (label, runs) in enumerate(groups.items()):
             steps, changes = series(runs, "change")

@@ -48,7 +48,7 @@ def several(coefficients, groups, path, log=False):
 
     Source: Evci et al. 2022, Figure 5.
     """
-    with style.figure(path, width=7.5) as [axis]:
+    with style.figure(path, width=6) as [axis]:
         for index, (label, losses) in enumerate(groups.items()):
             half_width = confidence_half_width(np.log10(losses) if log else losses)
             style.curve(

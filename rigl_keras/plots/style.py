@@ -81,9 +81,19 @@ def curve(axis, x, values, label, index, half_width=None, log=False):
 
 
 def legend_beside(axis, **options):
-    """Puts an axis's legend to the right of the panels, where it covers nothing."""
+    """Puts an axis's legend to the right of the panels; the figure grows by it.
+
+    Args:
+      axis: matplotlib axes, whose labelled lines it names.
+      **options: of matplotlib's legend, such as `title`.
+    """
     handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        axis.figure.legend(
-            handles, labels, loc="outside right center", frameon=False, **options
-        )
+    if not handles:
+        return
+    drawn = axis.figure
+    legend = drawn.legend(
+        handles, labels, loc="outside right center", frameon=False, **options
+    )
+    beside, tall = legend.get_window_extent().size / drawn.dpi
+    width, height = drawn.get_size_inches()
+    drawn.set_size_inches(width + beside, max(height, tall + 0.2))

@@ -11,8 +11,7 @@ _LOSSES = (("cross_entropy", "training"), ("test_cross_entropy", "test"))
 _ACCURACIES = (("accuracy", "training"), ("test_accuracy", "test"))
 # Drawn for none at all, in percent: one image of the 10,000 of MNIST's test set.
 _LEAST_ERROR = 0.01
-# Of text, in inches, with room to spare.
-_LETTER, _LINE = 0.085, 0.23
+_LETTER = 0.085  # the width of one in inches, with room to spare
 
 
 def training_curves(groups, path):
@@ -31,11 +30,7 @@ def training_curves(groups, path):
     Raises:
       ValueError: for runs of a group that have no step in common.
     """
-    # The legend, beside the panels, is not to take their room.
-    beside = 0.6 + _LETTER * max(map(len, groups))
-    width = style.PANEL_WIDTH + beside / 2
-    height = max(style.PANEL_HEIGHT, _LINE * len(groups) / 2)
-    with style.figure(path, columns=2, rows=2, width=width, height=height) as axes:
+    with style.figure(path, columns=2, rows=2) as axes:
         for axis, (name, title) in zip(axes[::2], _LOSSES, strict=True):
             for index, (group, runs) in enumerate(groups.items()):
                 steps, losses = series(runs, name)
