@@ -1,4 +1,5 @@
 import math
+import sys
 
 import hypothesis
 import numpy as np
@@ -135,3 +136,39 @@ def test_a_map_depends_on_the_seed_alone():
 def test_what_is_no_matrix_of_distances_is_refused(matrix):
     with pytest.raises(ValueError, match="Expected a symmetric matrix"):
         distances.mds_map(matrix)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_map_lies_around_0_along_the_first_axis_in_the_unit_of_the_distances(scale):
+    points = np.random.RandomState(6).normal(size=(8, 2)) * [0.2, 3] * scale
+    found = distances.mds_map(between(points)).coordinates / scale
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-9)
+    first, second = found.T
+    assert first @ first > 9 * (second @ second)
+    assert first @ second == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(between(found), between(points / scale), atol=3e-2)
+
+
+def test_points_that_coincide_are_one_point_of_the_map():
+    found = distances.mds_map(np.zeros((3, 3)))
+    assert found.coordinates.tolist() == [[0, 0]] * 3
+    assert (found.stress, found.stress_1) == (0, 0)
+    found = distances.mds_map([[0, 0, 2], [0, 0, 2], [2, 2, 0]])
+    np.testing.assert_allclose(found.coordinates[0], found.coordinates[1], atol=1e-2)
+    assert found.stress_1 < 1e-2
+
+
+def test_a_map_without_scikit_learn_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(ImportError, match="extra `plots`"):
+        distances.mds_map([[0, 1], [1, 0]])
+
+
+def test_sums_of_many_small_numbers_are_exact():
+    size = 2**18
+    a = {"kernel": np.full(size, 1e4, np.float32)}
+    b = {"kernel": np.full(size, 1e4 + 2**-9, np.float32)}
+    difference = float(b["kernel"][0]) - float(a["kernel"][0])
+    assert difference > 0
+    assert l2_distance(a, b) == pytest.approx(difference * 2**9, rel=1e-12)
+    assert cosine_distance(a, b) == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import hypothesis
 import numpy as np
@@ -8,6 +9,7 @@ import tiny
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
+from tensorflow import keras
 
 from rigl_keras.analysis import ensembles
 
@@ -103,7 +105,12 @@ def test_one_network_has_no_pairs():
     ("arguments", "message"),
     [
         ((PREDICTED[0], LABELS), "rank 3"),
+        ((PREDICTED[:0], LABELS), "rank 3"),
+        ((PREDICTED * [1, 1, 1, np.nan], LABELS), "distributions"),
         ((PREDICTED, LABELS[:-1]), "a label for each of 20"),
+        ((PREDICTED, LABELS.astype(float)), "float64"),
+        ((PREDICTED, LABELS + CLASSES), "labels from 0 to 3"),
+        ((PREDICTED, LABELS - CLASSES), "labels from 0 to 3"),
         ((PREDICTED, LABELS, REFERENCE[:-1]), r"shape \(20, 4\)"),
         ((PREDICTED - 1, LABELS), "softmax"),
         ((2 * PREDICTED, LABELS), "softmax"),
@@ -115,6 +122,22 @@ def test_what_is_no_prediction_is_refused(arguments, message):
         ensembles.similarity(*arguments)
 
 
+def test_what_was_found_is_kept_in_json():
+    found = ensembles.similarity(PREDICTED, LABELS, REFERENCE)
+    kept = json.loads(json.dumps(found.as_dict()))
+    assert len(kept) == 8
+    for name, value in kept.items():
+        np.testing.assert_array_equal(value, getattr(found, name))
+
+
+def test_sums_that_are_rounded_change_nothing_of_weight():
+    rounded = PREDICTED.astype(np.float16)
+    exact = ensembles.similarity(PREDICTED, LABELS)
+    found = ensembles.similarity(rounded, LABELS)
+    np.testing.assert_allclose(found.kl, exact.kl, rtol=1e-2)
+    np.testing.assert_allclose(found.jsd, exact.jsd, rtol=1e-2)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_predicted_probabilities_are_the_softmax_of_the_logits(batch_size):
     model = tiny.sparse_mlp()
@@ -123,3 +146,19 @@ def test_predicted_probabilities_are_the_softmax_of_the_logits(batch_size):
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = ensembles.predict_probabilities(model, x, batch_size)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_model_that_ends_in_a_softmax_is_refused():
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(3, activation="softmax")]
+    )
+    x, _ = tiny.data(samples=4)
+    with pytest.raises(ValueError, match="distributions already"):
+        ensembles.predict_probabilities(model, x)
+
+
+def test_a_model_with_outputs_of_another_rank_is_refused():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Reshape((2, 3))])
+    x, _ = tiny.data(samples=4)
+    with pytest.raises(ValueError, match=r"one output.*\(4, 2, 3\)"):
+        ensembles.predict_probabilities(model, x)

@@ -79,7 +79,7 @@ def test_weighted_examples():
 def test_under_replicas_it_is_the_hessian_of_the_data():
     x, y = tiny.data(16)
     with tiny.two_replicas().scope():
-        model = tiny.sparsify(linear())
+        model = tiny.compiled(tiny.sparsify(linear()))
     products = hessian.LossHessian(model, (x, y))
     [mask] = rigl_keras.get_masks(model).values()
     full = np.kron(2 * design(x).T @ design(x) / y.size, np.eye(3))

@@ -145,6 +145,31 @@ def test_lanczos_finds_the_ends_and_the_mean_of_the_exact_spectrum(folder):
 
 
 @pytest.mark.slow
+def test_a_dense_spectrum_counts_every_weight(folder):
+    bindings = [
+        *EXACT[:1],
+        "hessian.ckpt_ids = [0]",
+        "hessian.is_dense_spectrum = True",
+        "hessian.method = 'lanczos'",
+        "hessian.lanczos_steps = 2",
+        "hessian.num_probes = 1",
+    ]
+    spectra(folder, *bindings).compute()
+    _, description = results.read_arrays(
+        folder / "hessian" / "ckpt-0-dense-lanczos.npz"
+    )
+    parameters = SavedRun(folder).parameters(0).values()
+    assert description["size"] == sum(array.size for array in parameters)
+
+
+@pytest.mark.slow
+def test_an_exact_hessian_that_is_too_large_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(hessian, "MAX_SIZE", 100)
+    with pytest.raises(ValueError, match=r"exact ones end at 100 .*lanczos"):
+        spectra(folder, "hessian.ckpt_ids = [18]")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [

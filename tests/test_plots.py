@@ -1,5 +1,7 @@
 """Figures are drawn, with every label that they need."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -113,6 +115,19 @@ def test_distances_at_start_and_end(tmp_path, drawn):
     }
     distances.start_and_end(groups, tmp_path / "a.png")
     assert {"lottery", "scratch", "13.50", "25.00"} <= texts(drawn[0])
+    start, end = drawn[0].axes[0].collections[0].get_segments()
+    assert start[:, 1] == pytest.approx([13.0, 14.0])
+    assert end[:, 1] == pytest.approx([8.0, 8.5])
+
+
+def test_many_distances_have_numbers_that_do_not_overlap(tmp_path, drawn):
+    groups = {str(i): {"start": [17.0 + i], "end": [25.0]} for i in range(8)}
+    distances.start_and_end(groups, tmp_path / "a.png")
+    drawn[0].canvas.draw()
+    boxes = [each.get_window_extent() for each in drawn[0].axes[0].texts]
+    assert len(boxes) == 16
+    ends = sorted((box.x0, box.x1) for box in boxes)
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
 def test_a_map_has_every_point_and_the_star(tmp_path, drawn):
@@ -136,6 +151,9 @@ def test_similarities(tmp_path, drawn):
     ensemble_plots.similarities(groups, tmp_path / "a.png")
     wanted = {"alone", "pair", "ensemble", "between pairs", "with the reference"}
     assert wanted <= texts(drawn[0])
+    # The rows of both panels are at the same height, the first on top.
+    accuracy, disagreement = drawn[0].axes
+    assert accuracy.get_ylim() == disagreement.get_ylim() == (1.5, -0.5)
 
 
 def test_training_curves_skip_the_record_of_step_0(tmp_path, drawn):

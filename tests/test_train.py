@@ -167,6 +167,29 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
     assert steps == [0, 20, 40]
 
 
+@pytest.mark.slow
+def test_hessian_spectra_of_a_run(finished):
+    # The original's command repeats the network's settings; here that changes nothing.
+    mode = ["--mode=hessian", f"--preload_gin_config={finished}/operative_config.gin"]
+    bindings = [
+        "hessian.ckpt_ids=[0, -5]",
+        "hessian.method='lanczos'",
+        "hessian.lanczos_steps=4",
+        "hessian.num_probes=2",
+        "hessian.batch_size=20",
+    ]
+    done = run(finished, *bindings, config="mnist/hessian.gin", flags=mode)
+    assert done.returncode == 0, done.stderr
+    for label in ("step 0", "step 5, after the update"):
+        [row] = [line for line in done.stdout.splitlines() if f"| {label} " in line]
+        assert "2446" in row
+    assert set(os.listdir(finished / "hessian")) == {
+        "ckpt-0-lanczos.npz",
+        "ckpt--5-lanczos.npz",
+        "spectrum-lanczos.png",
+    }
+
+
 def wait_for(path, process):
     deadline = time.monotonic() + 300
     while not path.exists():
@@ -183,6 +206,7 @@ def wait_for(path, process):
         ([], "digits/no_such.gin", [], "no_such.gin"),
         ([], "digits/rigl.gin", ["--logdirr=3"], "logdirr"),
         (["masks.sparsity=1.5"], "digits/rigl.gin", [], "1.5"),
+        ([], "mnist/hessian.gin", ["--mode=hessian"], "holds no run.json"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_writes_nothing(

@@ -18,7 +18,8 @@ def start_and_end(groups, path):
 
     Source: Evci et al. 2022, Figure 5b.
     """
-    with style.figure(path, width=4.5) as [axis]:
+    # The numbers above the bars need their place.
+    with style.figure(path, width=max(4.5, 1.1 * len(groups))) as [axis]:
         width = 0.8 / len(groups)
         for index, (label, moments) in enumerate(groups.items()):
             places = np.arange(2) + (index - (len(groups) - 1) / 2) * width

@@ -21,8 +21,11 @@ def similarities(groups, path):
             _disagreements(disagreement, place, found)
         for axis in (accuracy, disagreement):
             axis.set_yticks(range(len(groups)), list(groups))
-            axis.invert_yaxis()
-            axis.margins(y=0.15)
+            # The labels of the left panel name the rows of both.
+            axis.set_ylim(len(groups) - 0.5, -0.5)
+            axis.margins(x=0.1)
+            axis.locator_params(axis="x", nbins=5)
+            axis.set_axisbelow(True)
         disagreement.set_yticklabels([])
         accuracy.set_xlabel("test accuracy (%)")
         disagreement.set_xlabel("share of test images predicted differently")
@@ -30,7 +33,8 @@ def similarities(groups, path):
         for axis in (accuracy, disagreement):
             handles, labels = axis.get_legend_handles_labels()
             unique = dict(zip(labels, handles, strict=True))
-            axis.legend(unique.values(), unique, fontsize=8)
+            above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
+            axis.legend(unique.values(), unique, frameon=False, **above)
 
 
 def _accuracies(axis, place, found):
@@ -38,7 +42,16 @@ def _accuracies(axis, place, found):
     axis.plot(
         values, [place] * len(values), "o", color="C0", alpha=0.5, label="network"
     )
-    axis.plot(100 * found.ensemble_accuracy, place, "D", color="C3", label="ensemble")
+    # Hollow, as a network of the same accuracy may lie below it.
+    hollow = {"markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
+    axis.plot(
+        100 * found.ensemble_accuracy,
+        place,
+        "D",
+        color="C3",
+        label="ensemble",
+        **hollow,
+    )
 
 
 def _disagreements(axis, place, found):

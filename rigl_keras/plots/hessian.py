@@ -42,9 +42,10 @@ def spectra(found, path):
         whole.set_ylabel("density of eigenvalues")
         whole.set_title("whole spectrum, smoothed")
         negative.set_yscale("log")
+        negative.set_ylim(bottom=0.5)
         negative.set_xlim(min(1.05 * smallest, -1e-3 * width), 0)
-        negative.set_xlabel("λ")
-        negative.set_ylabel("eigenvalues below λ")
+        negative.set_xlabel("eigenvalue λ")
+        negative.set_ylabel("number of eigenvalues up to λ")
         negative.set_title("negative eigenvalues")
         style.legend_beside(whole)
 
