@@ -14,7 +14,15 @@ import os
 import sys
 from collections.abc import Callable
 
-from rigl_keras import analyses, comparisons, networks, results, signals, tables
+from rigl_keras import (
+    analyses,
+    command_line,
+    comparisons,
+    networks,
+    results,
+    signals,
+    tables,
+)
 from rigl_keras.findings import Finding
 from rigl_keras.saved_runs import SavedRun, find_runs
 
@@ -177,9 +185,8 @@ def main(arguments=None):
     try:
         finding = analyse(options)
         write(finding, vars(options), options.out, options.name)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except command_line.USER_ERRORS as error:
+        return command_line.refuse(error)
     print(finding.title)
     print(tables.markdown([finding.columns, *finding.rows]))
     print(f"\nIn {options.out}: {options.name}.png, .json, .npz")

@@ -246,6 +246,7 @@ def table_3():
             "mnist/scratch.gin",
             Paper(97.04, 0.15),
             {**INITS["layer_fanavg"][1], "seeds.init_seed": 300},
+            seeds=(0, 1),
         ),
         _similar(
             "scratch_other",
@@ -264,7 +265,7 @@ def table_3():
     ]
 
 
-def _similar(name, title, file, paper, bindings=None, parent_weights=None):
+def _similar(name, title, file, paper, bindings=None, **options):
     return Cell(
         f"similar_{name}",
         title,
@@ -273,8 +274,8 @@ def _similar(name, title, file, paper, bindings=None, parent_weights=None):
         parent="prune95",
         parent_seed=0,
         paper=paper,
-        parent_weights=parent_weights,
         seed_offset=200,
+        **options,
     )
 
 
