@@ -10,6 +10,7 @@ from rigl_keras import compat, kernels
 from rigl_keras.layers import sparse_kernels
 
 _WRITING = "ckpt.writing"
+MASK = "/mask"  # what the name of a mask ends in, after its kernel's
 
 
 class Checkpoints:
@@ -130,6 +131,22 @@ def read_model(path):
     return dict(sorted(values.items()))
 
 
+def masks_in(values):
+    """The masks among the variables of a model.
+
+    Args:
+      values: dict by paths, as of `read_model`.
+
+    Returns:
+      A dict from the kernels' paths to masks; empty for a dense model.
+    """
+    return {
+        name.removesuffix(MASK): value
+        for name, value in values.items()
+        if name.endswith(MASK)
+    }
+
+
 def _unescaped(key):
     """A name as it was before TensorFlow wrote "/" as ".S" and "." as ".."."""
     return re.sub(r"\.(.)", lambda m: "/" if m.group(1) == "S" else ".", key)
@@ -151,7 +168,7 @@ def named_variables(model):
     Returns:
       A dict from paths to `tf.Variable`.
     """
-    masks = {id(each.mask): f"{each.path}/mask" for each in sparse_kernels(model)}
+    masks = {id(each.mask): f"{each.path}{MASK}" for each in sparse_kernels(model)}
     named = {}
     for layer, path in kernels.walk(model):
         for weight in kernels.own_weights(layer):

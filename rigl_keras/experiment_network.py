@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, conversion, init_utils, kernels, networks, results
-from rigl_keras.checkpoints import named_variables, read_model
+from rigl_keras.checkpoints import MASK, masks_in, named_variables, read_model
 from rigl_keras.checks import check_not_negative
 from rigl_keras.experiment import choice
 from rigl_keras.kernels import masked
@@ -34,7 +34,6 @@ _INITIALIZERS = {
         "layer_scaled": init_utils.layer_scaled_init,
     }.items()
 }
-_MASK = "/mask"  # what the name of a mask ends in, after its kernel's
 
 
 @gin.configurable("masks")
@@ -228,11 +227,7 @@ def _masks_of(checkpoint, model, left_dense):
     """The masks in a checkpoint of a network like this one, by the kernels' paths."""
     values = read_model(checkpoint)
     _check_match(checkpoint, values, model)
-    masks = {
-        name.removesuffix(_MASK): value
-        for name, value in values.items()
-        if name.endswith(_MASK)
-    }
+    masks = masks_in(values)
     if not masks:
         raise ValueError(
             f"Checkpoint {checkpoint} is of a dense network and has no masks. Give one "
@@ -260,10 +255,10 @@ def _check_match(checkpoint, values, model):
     here = {
         name: tuple(variable.shape)
         for name, variable in named_variables(model).items()
-        if not name.endswith(_MASK)
+        if not name.endswith(MASK)
     }
     there = {
-        name: value.shape for name, value in values.items() if not name.endswith(_MASK)
+        name: value.shape for name, value in values.items() if not name.endswith(MASK)
     }
     names = [*here, *(name for name in there if name not in here)]
     for name in sorted(names, key=lambda name: not name.endswith("kernel")):
@@ -294,7 +289,7 @@ def _load_weights(checkpoint, model):
     values = read_model(checkpoint)
     _check_match(checkpoint, values, model)
     for name, variable in named_variables(model).items():
-        if not name.endswith(_MASK):
+        if not name.endswith(MASK):
             variable.assign(values[name])
     _mask_weights(model)
 

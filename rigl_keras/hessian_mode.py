@@ -323,7 +323,7 @@ def saved_spectra(run):
     Raises:
       ValueError: when there is none, or they are of several settings.
     """
-    paths = glob.glob(os.path.join(run.folder, FOLDER, "*.npz"))
+    paths = glob.glob(os.path.join(glob.escape(run.folder), FOLDER, "*.npz"))
     described = {path: results.read_arrays(path)[1] for path in paths}
     settings = [description["setting"] for description in described.values()]
     if not paths or any(setting != settings[0] for setting in settings):

@@ -18,7 +18,7 @@ from absl import app, flags
 
 from rigl_keras import command_line, data, experiment, results, tables
 from rigl_keras.analysis import interpolation
-from rigl_keras.checkpoints import read_model
+from rigl_keras.checkpoints import masks_in, read_model
 from rigl_keras.checks import check_int
 from rigl_keras.plots import interpolation as plots
 from rigl_keras.results import RUN_FILE
@@ -27,7 +27,6 @@ from rigl_keras.saved_runs import network_at, run_of
 
 ARRAYS_FILE = "interpolation.npz"
 FIGURE_FILE = "interpolation.png"
-_MASK = "/mask"
 _BATCH_SIZE = 1000
 # By --load_mask_from; any other, -1, takes no masks.
 _MASK_SOURCES = {0: "start", 1: "end"}
@@ -174,11 +173,7 @@ def _masks(start, end, load_mask_from):
         return None
     paths = {"start": start, "end": end}
     source = paths[_MASK_SOURCES[load_mask_from]]
-    masks = {
-        name.removesuffix(_MASK): mask
-        for name, mask in read_model(source).items()
-        if name.endswith(_MASK)
-    }
+    masks = masks_in(read_model(source))
     for path in paths.values():
         values = read_model(path)
         lost = sum(np.count_nonzero(values[k][~mask]) for k, mask in masks.items())

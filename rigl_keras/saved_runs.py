@@ -6,13 +6,12 @@ import os
 import gin
 
 from rigl_keras import experiment, results
-from rigl_keras.checkpoints import read_model, steps
+from rigl_keras.checkpoints import MASK, masks_in, read_model, steps
 from rigl_keras.diagnostics import MASK_UPDATES_FILE
 from rigl_keras.experiment_network import compile_network, make_network
 from rigl_keras.loggers import METRICS_FILE
 from rigl_keras.results import RESULTS_FILE, RUN_FILE
 
-_MASK = "/mask"
 # What training does not change by its gradient: the averages of batch normalisation.
 _AVERAGES = ("moving_mean", "moving_variance")
 # What made the first masks and weights of a run, which its checkpoints hold.
@@ -115,23 +114,21 @@ class SavedRun:
 
     def masks(self, step=None):
         """The masks in a checkpoint: dict from the kernels' paths to bool arrays."""
-        return {
-            name.removesuffix(_MASK): value
-            for name, value in read_model(self.checkpoint(step)).items()
-            if name.endswith(_MASK)
-        }
+        return masks_in(read_model(self.checkpoint(step)))
 
     def parameters(self, step=None):
         """Kernels, biases and what else is trained: dict from paths to arrays."""
         return {
             name: value
             for name, value in read_model(self.checkpoint(step)).items()
-            if not name.endswith((_MASK, *_AVERAGES))
+            if not name.endswith((MASK, *_AVERAGES))
         }
 
     @property
     def parent(self):
         """The run that its masks come from, by network.mask_init_path.
+
+        Gin's configuration is that of this run afterwards.
 
         Raises:
           ValueError: when its masks come from no run, or that is not there any more.
@@ -228,7 +225,7 @@ def network_at(checkpoint, images):
     with gin.unlock_config():
         for name, value in _FIRST_STATE.items():
             gin.bind_parameter(name, value)
-    is_sparse = any(name.endswith(_MASK) for name in read_model(checkpoint))
+    is_sparse = bool(masks_in(read_model(checkpoint)))
     model = make_network(
         images.input_shape,
         images.num_classes,

@@ -15,7 +15,6 @@ from runner import Cell, Runner, all_runs
 
 STEPS = 1000  # as in gin/digits/lab.gin
 LAB = "digits/lab.gin"
-MASKS = "mnist/pruned_masks.gin"
 SEEDS = (0, 1, 2)
 
 

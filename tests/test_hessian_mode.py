@@ -188,6 +188,18 @@ def test_what_cannot_be_done_is_refused_before_any_work(folder, bindings, messag
     assert sorted(folder.rglob("*")) == before
 
 
+def test_spectra_are_found_in_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    folder = tmp_path / "x[1]"
+    (folder / "hessian").mkdir(parents=True)
+    (folder / "run.json").write_text('{"config": "", "seeds": {}}')
+    values = np.array([-1.0, 2.0])
+    description = {"checkpoint": 3, "size": 2, "setting": {}}
+    path = folder / "hessian" / "ckpt-3.npz"
+    results.write_arrays(path, {"eigenvalues": values}, description)
+    [(label, found)] = hessian_mode.saved_spectra(SavedRun(folder)).items()
+    assert (label, found[0].tolist(), found[2]) == ("step 3", [[-1.0, 2.0]], 2)
+
+
 def test_a_run_without_spectra_says_how_to_make_them(tmp_path):
     (tmp_path / "run.json").write_text('{"config": "", "seeds": {}}')
     with pytest.raises(ValueError, match="--mode=hessian"):

@@ -58,8 +58,14 @@ def _label_by_accuracy(axis):
     axis.set_ylim(top=min(100, axis.get_ylim()[1]))
     axis.invert_yaxis()
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.yaxis.set_major_formatter(lambda error, _: f"{100 - error:.5g}")
+    axis.yaxis.set_major_formatter(_accuracy)
     axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _accuracy(error, _):
+    """The label of an error: it is the least that is drawn, for none at all too."""
+    text = f"{100 - error:.5g}"
+    return f"≥ {text}" if error <= _LEAST_ERROR else text
 
 
 def final_errors(groups, path):
