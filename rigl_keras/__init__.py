@@ -5,11 +5,13 @@ from rigl_keras.callbacks import SET, SNFS, RigL, RigLInverted, Static
 from rigl_keras.conversion import sparsify, strip
 from rigl_keras.gradient_flow import FlowMeter, GradientFlow
 from rigl_keras.gradient_regularization import regularize_gradient
-from rigl_keras.layers import Sparse, get_masks, set_masks, sparse_kernels
+from rigl_keras.layers import Sparse
+from rigl_keras.masks import get_masks, set_masks, sparse_kernels
 from rigl_keras.metainit import meta_init
 from rigl_keras.observers import MaskUpdateObserver
 from rigl_keras.oneshot import prune_once
 from rigl_keras.pruning import Pruning
+from rigl_keras.sparse_model import SparseModel
 from rigl_keras.summary import summary
 from rigl_keras.version import __version__
 
@@ -23,6 +25,7 @@ __all__ = [
     "RigL",
     "RigLInverted",
     "Sparse",
+    "SparseModel",
     "Static",
     "__version__",
     "distributions",

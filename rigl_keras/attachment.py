@@ -6,8 +6,8 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.batch_gradients import BatchGradients
 from rigl_keras.gradient_hook import GradientHook
-from rigl_keras.layers import sparse_kernels
 from rigl_keras.mask_updaters import KernelState, surviving
+from rigl_keras.masks import sparse_kernels
 from rigl_keras.optimizer_state import find_slots
 from rigl_keras.seeding import stateless_seed
 

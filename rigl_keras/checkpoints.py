@@ -7,7 +7,7 @@ import shutil
 import tensorflow as tf
 
 from rigl_keras import compat, kernels
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 
 _WRITING = "ckpt.writing"
 MASK = "/mask"  # what the name of a mask ends in, after its kernel's

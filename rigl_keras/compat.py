@@ -104,6 +104,28 @@ def is_graph_model(layer):
     return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
 
 
+def is_subclassed_model(layer):
+    """True for a model that only its own code can call."""
+    return isinstance(layer, keras.Model) and not is_graph_model(layer)
+
+
+def has_config(layer):
+    """False for a model whose `get_config` is Keras 2's own, which knows nothing of it.
+
+    Keras 3 keeps the arguments of the constructor, or says that it cannot.
+    """
+    if IS_KERAS_3 or not is_subclassed_model(layer):
+        return True
+    return type(layer).get_config is not keras.Model.get_config
+
+
+def serialized(layer):
+    """A layer as a dict of JSON types, for the config of another one."""
+    if IS_KERAS_3:
+        return keras.layers.serialize(layer)
+    return keras.layers.serialize(layer, use_legacy_format=False)
+
+
 def trace(layer, *args, **kwargs):
     """Calls a layer on symbolic inputs like these, so that it and its sublayers build.
 

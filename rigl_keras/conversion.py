@@ -8,16 +8,12 @@ from tensorflow import keras
 
 from rigl_keras import compat, distributions, kernels
 from rigl_keras.kernels import masked
-from rigl_keras.layers import (
-    MaskConstraint,
-    Sparse,
-    check_initializer,
-    check_mask,
-    initial_values,
-    sparse_kernels,
-)
+from rigl_keras.layers import Sparse, check_initializer, initial_values
+from rigl_keras.masks import check_mask, is_sparse, sparse_kernels
+from rigl_keras.model_copies import copy_layer, copy_model, copy_weights
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask, top_k_mask
+from rigl_keras.sparse_model import SparseModel
 
 
 def sparsify(
@@ -31,6 +27,7 @@ def sparsify(
     init_seed=None,
     verbose=True,
     masks=None,
+    include=(),
 ):
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
@@ -39,11 +36,13 @@ def sparsify(
 
     Args:
       model: a built Sequential or Functional model, nested ones included, without
-        Sparse layers. Any other layer in it may hold layers of its own.
+        Sparse layers; any other layer in it may hold layers of its own. Or a subclassed
+        model with a config, of which the copy is a `SparseModel`.
       sparsity: share of zeros among the kernels' weights, in [0, 1). 0 gives every
         kernel a mask of ones, from which pruning starts.
-      distribution: "uniform", "er" or "erk" (see `rigl_keras.distributions`), or a
-        mapping from kernels' paths to sparsities, which leaves all others dense and in
+      distribution: "uniform", "er" or "erk" (see `rigl_keras.distributions`); a
+        function `(shapes, sparsity, overrides) -> sparsities` like those; or a mapping
+        from kernels' paths to sparsities, which leaves all others dense and stands in
         place of `sparsity`.
       initializer: None keeps the weights, "unit_scaled" or "layer_scaled" (He) draws
         the masked kernels anew for their masks, as does a function `(mask, in_axes,
@@ -57,16 +56,22 @@ def sparsify(
       masks: None, or a mapping from kernels' paths to arrays of 0/1 or bool, of their
         shapes, such as `get_masks` returns: the masks themselves, in place of
         `sparsity`, `distribution` and `method`. Kernels it leaves out stay dense.
+      include: a glob pattern, or several, on the paths of weights that are to be sparse
+        beside the kernels: any of rank 2 or more that is no bias, such as
+        "*/embeddings" or "*/depthwise_kernel". A mapping as `distribution` or `masks`
+        may name them too.
+        An initializer leaves embeddings' values as they are.
 
     Returns:
-      A model of the same kind and name. Without `masks` each kernel has
-      round((1 - its sparsity) * size) active weights, at least 1.
+      A model of the same name; of the same kind if that is Sequential or Functional.
+      Without `masks` each kernel has round((1 - its sparsity) * size) active weights,
+      at least 1.
 
     Raises:
       TypeError: when `model` is no model of the Keras in use.
-      ValueError: for a model that is not built, not Sequential or Functional, sparse
-        already, or without kernels; for an argument out of range; for a pattern or path
-        that matches no kernel; and when nothing would become sparse.
+      ValueError: for a model that is not built, sparse already, without kernels,
+        quantised, or that cannot be copied; for an argument out of range; for a pattern
+        or path that matches no kernel; and when nothing would become sparse.
 
     Source: Evci et al. 2020 (RigL), section 3, for the distributions; Evci et al. 2022,
     section 3.1, for the initialisation.
@@ -77,8 +82,9 @@ def sparsify(
         raise ValueError(
             f"Expected `method` to be 'random' or 'magnitude', but got {method!r}."
         )
-    found = kernels.find_kernels(model)
-    _check_distinct(found)
+    maskable = kernels.find_maskable(model)
+    _check_distinct(maskable)
+    found = _chosen(maskable, include, masks, distribution)
     if masks is None:
         sparsities = _plan_sparsities(found, sparsity, distribution, overrides)
         masks = {
@@ -96,12 +102,16 @@ def sparsify(
         for kernel in found
         if kernel.path in masks
     }
-    sparse = _clone(model, lambda layer: _wrapped(layer, planned, seed))
-    _copy_weights(model, sparse)
+    for kernel in found:
+        if id(kernel.variable) in planned:
+            kernels.check_effective(kernel)
+    sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
+    copy_weights(model, sparse)
     init_seed = seed if init_seed is None else init_seed
+    embeddings = {each.path for each in found if each.is_embedding}
     for index, kernel in enumerate(sparse_kernels(sparse)):
         values = compat.raw(kernel.kernel)
-        if initializer is None:
+        if initializer is None or kernel.path in embeddings:
             values = masked(values, kernel.mask)
         else:
             draw = stateless_seed("init", init_seed, index)
@@ -118,35 +128,41 @@ def strip(model):
     """Makes a plain copy of a sparse model, with the masks baked into the weights.
 
     Args:
-      model: a Sequential or Functional model with `Sparse` layers.
+      model: a Sequential or Functional model with `Sparse` layers, or a `SparseModel`.
 
     Returns:
-      A model of plain Keras layers with the same outputs, to be compiled anew. It can
-      be saved, loaded and converted where this package is not installed.
+      A model of plain Keras layers, or of the class that the `SparseModel` wraps, with
+      the same outputs, to be compiled anew. It can be saved, loaded and converted where
+      this package is not installed.
 
     Raises:
       TypeError: when `model` is no model of the Keras in use.
-      ValueError: when it has no sparse kernel, is not Sequential or Functional, or has
-        a layer that creates Sparse layers by itself.
+      ValueError: when it has no sparse kernel, is no such model, or has a layer that
+        creates Sparse layers by itself.
     """
     compat.check_layer(model, "a model")
-    _check_graph_model(model, "strip")
+    if compat.is_subclassed_model(model) and not isinstance(model, SparseModel):
+        raise ValueError(
+            f"strip copies Sequential and Functional models and SparseModel, but "
+            f"{type(model).__name__} is none of them. Build the model without Sparse "
+            "layers and copy the weights; inactive ones are 0."
+        )
     if not sparse_kernels(model):
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to strip."
         )
-    plain = _clone(model, _unwrapped)
+    plain = copy_model(model, _unwrapped)
     left = [layer.name for layer, _ in kernels.walk(plain) if isinstance(layer, Sparse)]
     if left:
         raise ValueError(
             f"Layers {left} are made inside a layer's own code, where they cannot be "
             "replaced. Build that layer without Sparse and copy the weights."
         )
-    _copy_weights(model, plain)
+    copy_weights(model, plain)
     for kernel, target in zip(
-        kernels.find_kernels(model), kernels.find_kernels(plain), strict=True
+        kernels.find_maskable(model), kernels.find_maskable(plain), strict=True
     ):
-        if isinstance(kernel.variable.constraint, MaskConstraint):
+        if is_sparse(kernel.variable):
             mask = kernel.variable.constraint.mask
             target.variable.assign(masked(compat.raw(kernel.variable), mask))
     return plain
@@ -169,7 +185,6 @@ def _print_dense_weights(model):
 
 def _check_plain(model):
     compat.check_layer(model, "a Keras model")
-    _check_graph_model(model, "sparsify")
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "
@@ -183,16 +198,8 @@ def _check_plain(model):
     if not kernels.find_kernels(model):
         raise ValueError(
             f"Model {model.name!r} has nothing to make sparse: no weight named "
-            "'...kernel' of rank 2 or more, such as those of Dense and Conv2D."
-        )
-
-
-def _check_graph_model(model, function):
-    if not compat.is_graph_model(model):
-        raise ValueError(
-            f"{function} copies Sequential and Functional models, but "
-            f"{type(model).__name__} is neither. Wrap the layers of a subclassed model "
-            "in rigl_keras.Sparse where it creates them."
+            "'...kernel' of rank 2 or more, such as those of Dense and Conv2D, that is "
+            "not quantised."
         )
 
 
@@ -203,6 +210,16 @@ def _check_distinct(found):
             "Two kernels of the model have the same path; give its layers different "
             f"names. Paths: {sorted(paths)}."
         )
+
+
+def _chosen(maskable, include, masks, distribution):
+    """The kernels, and the other weights that are asked for by pattern or path."""
+    named = set()
+    for mapping in (masks, distribution):
+        if isinstance(mapping, collections.abc.Mapping):
+            named |= set(mapping)
+    named |= kernels.matching([each.path for each in maskable], include, "include")
+    return [each for each in maskable if each.is_kernel or each.path in named]
 
 
 def _given_masks(found, masks, overrides):
@@ -230,7 +247,7 @@ def _plan_sparsities(found, sparsity, distribution, overrides):
         dense = {path for path, value in planned.items() if value == 0}
     else:
         distribute = distributions.from_name(distribution)
-        planned = distribute(shapes, sparsity, overrides)
+        planned = _named(shapes, distribute(shapes, sparsity, overrides))
         # With sparsity 0 all masks are ones, for pruning to start from.
         zeros = planned if sparsity > 0 else own
         dense = {path for path in zeros if planned[path] == 0}
@@ -264,52 +281,19 @@ def _first_mask(kernel, sparsity, method, seed, index):
     return random_mask(shape, count, stateless_seed("mask", seed, index)).numpy()
 
 
-def _clone(model, convert):
-    """Copies a graph model; `convert` may replace a layer or return None to copy it."""
-    copies: dict[int, keras.layers.Layer] = {}
-
-    def copy(layer):
-        if id(layer) not in copies:
-            copies[id(layer)] = make(layer)
-        return copies[id(layer)]
-
-    def make(layer):
-        if compat.is_graph_model(layer):
-            return keras.models.clone_model(layer, clone_function=copy)
-        replacement = convert(layer)
-        return _copy_layer(layer) if replacement is None else replacement
-
-    clone = keras.models.clone_model(model, clone_function=copy)
-    if not clone.built:
-        clone.build(model.input_shape)
-    return clone
-
-
-def _copy_layer(layer):
-    if isinstance(layer, keras.layers.Lambda):
-        return layer  # It has no weights, and Keras 3 copies no function.
-    copy = type(layer).from_config(layer.get_config())
-    if isinstance(layer, keras.layers.Layer) and copy.name != layer.name:
-        raise ValueError(
-            f"Layer {layer.name!r} cannot be copied: {type(layer).__name__}.get_config "
-            "leaves out its name. Let it start from super().get_config()."
-        )
-    return copy
-
-
 def _wrapped(layer, planned, seed):
     """A sparse copy of a layer with planned kernels; None for another one."""
     if not isinstance(layer, keras.layers.Layer):  # Keras 3 clones operations too.
         return None
     below = {
         kernel.path: planned[id(kernel.variable)]
-        for kernel in kernels.find_kernels(layer)
+        for kernel in kernels.find_maskable(layer)
         if id(kernel.variable) in planned
     }
     if not below:
         return None
     sparse = Sparse(
-        _copy_layer(layer),
+        copy_layer(layer),
         {path: sparsity for path, (sparsity, _) in below.items()},
         seed=seed,
     )
@@ -318,21 +302,4 @@ def _wrapped(layer, planned, seed):
 
 
 def _unwrapped(layer):
-    return _copy_layer(layer.layer) if isinstance(layer, Sparse) else None
-
-
-def _copy_weights(source, target):
-    """Copies all weights but masks between a model and its copy, layer by layer.
-
-    Not list by list: wrapped layers list their weights in another order in Keras 2.
-    """
-    for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
-        weights = kernels.own_weights(layer)
-        for weight, new in zip(weights, kernels.own_weights(copy), strict=True):
-            new.assign(compat.raw(weight))
-        if hasattr(copy, "finalize_state"):
-            copy.finalize_state()  # Preprocessing computes with what it derives here.
-
-
-def _plain_layers(model):
-    return [layer for layer, _ in kernels.walk(model) if not isinstance(layer, Sparse)]
+    return copy_layer(layer.layer) if isinstance(layer, Sparse) else None

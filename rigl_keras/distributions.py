@@ -103,11 +103,11 @@ def erk(
 _DISTRIBUTIONS = {"uniform": uniform, "er": er, "erk": erk}
 
 
-def from_name(name: str) -> Callable[..., Sparsities]:
+def from_name(name: str | Callable[..., Sparsities]) -> Callable[..., Sparsities]:
     """Looks a distribution up.
 
     Args:
-      name: "uniform", "er" or "erk".
+      name: "uniform", "er" or "erk"; or a function like those, which is returned.
 
     Returns:
       The function of that name.
@@ -115,9 +115,12 @@ def from_name(name: str) -> Callable[..., Sparsities]:
     Raises:
       ValueError: if there is none.
     """
+    if callable(name):
+        return name
     if name not in _DISTRIBUTIONS:
         raise ValueError(
-            f"A distribution is one of {sorted(_DISTRIBUTIONS)}, got {name!r}."
+            f"A distribution is one of {sorted(_DISTRIBUTIONS)} or a function, got "
+            f"{name!r}."
         )
     return _DISTRIBUTIONS[name]
 

@@ -15,8 +15,8 @@ from tensorflow import keras
 
 from rigl_keras import callbacks, data, schedules
 from rigl_keras.checks import check_int
-from rigl_keras.layers import sparse_kernels
 from rigl_keras.mask_updaters import SNIP, GraSP, Magnitude
+from rigl_keras.masks import sparse_kernels
 from rigl_keras.pruning import Pruning
 
 load_data = gin.external_configurable(data.load, "data")

@@ -13,7 +13,7 @@ from rigl_keras.checkpoints import MASK, masks_in, named_variables, read_model
 from rigl_keras.checks import check_not_negative
 from rigl_keras.experiment import choice
 from rigl_keras.kernels import masked
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 from rigl_keras.results import RUN_FILE
 from rigl_keras.seeding import ALGORITHM, stateless_seed
 

@@ -9,7 +9,7 @@ from rigl_keras import compat, schedules
 from rigl_keras.batch_gradients import BatchGradients, check_batch
 from rigl_keras.checks import check_int
 from rigl_keras.kernels import find_kernels, join, masked, own_weights, walk
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 from rigl_keras.observers import MaskUpdateObserver
 
 

@@ -168,7 +168,7 @@ def _checked_axes(name, axes, rank):
         raise TypeError(
             f"{name} must be an int or a tuple of ints, got {axes!r}."
         ) from None
-    if not axes or any(not -rank <= axis < rank for axis in axes):
+    if any(not -rank <= axis < rank for axis in axes):
         raise ValueError(
             f"{name} must be axes of a mask of rank {rank}, in [{-rank}, {rank - 1}], "
             f"got {axes}."

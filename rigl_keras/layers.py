@@ -1,9 +1,9 @@
-"""The `Sparse` wrapper, and reading and setting the masks below a model."""
+"""The `Sparse` wrapper, which makes the kernels of a layer sparse."""
 
 import collections.abc
 import inspect
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +11,13 @@ from tensorflow import keras
 
 from rigl_keras import compat, distributions, init_utils, kernels
 from rigl_keras.kernels import masked
+from rigl_keras.masks import MaskConstraint
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask
+
+# Of the layer's config. Raise it when a config changes its meaning, and let
+# `Sparse.from_config` read the older ones; files without it are of version 0.
+CONFIG_VERSION = 1
 
 INITIALIZERS = {
     # He's variance 2/fan-in, as the paper's text says, for each neuron's own fan-in ...
@@ -20,36 +25,6 @@ INITIALIZERS = {
     # ... or for the layer's mean fan-in, as Liu et al. do.
     "layer_scaled": init_utils.layer_scaled_init,
 }
-
-
-class SparseKernel(NamedTuple):
-    """A kernel and the mask that decides which of its connections exist.
-
-    Attributes:
-      path: where it is in the model, such as "conv1/kernel"; the same in both Kerases.
-      kernel: the kernel's variable, exactly 0 wherever the mask is False.
-      mask: a bool variable of the kernel's shape.
-      in_axes: axes that count input units.
-      out_axes: axes that count output units.
-    """
-
-    path: str
-    kernel: Any
-    mask: Any
-    in_axes: tuple[int, ...]
-    out_axes: tuple[int, ...]
-
-
-class MaskConstraint(keras.constraints.Constraint):
-    """Keeps a kernel at exactly 0 off its mask, after the user's own constraint."""
-
-    def __init__(self, mask, inner=None):
-        self.mask = mask
-        self.inner = inner
-
-    def __call__(self, w):
-        """Returns `w`, constrained, with zeros off the mask."""
-        return masked(w if self.inner is None else self.inner(w), self.mask)
 
 
 def check_initializer(initializer):
@@ -101,14 +76,17 @@ class Sparse(keras.layers.Wrapper):
 
     Args:
       layer: a layer or model, not yet sparse, with at least one kernel (a weight whose
-        name ends in "kernel", of rank 2 or more; depthwise kernels stay dense).
+        name ends in "kernel", of rank 2 or more; depthwise kernels stay dense). A
+        subclassed model trains sparsely inside a `SparseModel`.
       sparsity: share of zeros, in [0, 1). A float for every kernel, or a mapping from
         paths below the layer ("kernel" for a Dense layer) to the sparsity of each
-        kernel; kernels it leaves out stay dense.
+        kernel; kernels it leaves out stay dense. It may also name other weights of rank
+        2 or more, such as "embeddings" or "depthwise_kernel", but no biases.
       initializer: None keeps the layer's own values on the mask; "unit_scaled" (He for
         each neuron's own fan-in) or "layer_scaled" (He for the layer's mean fan-in); or
         a function `(mask, in_axes, out_axes, seed) -> values`. A function is not part
         of the config: a saved layer keeps its values, not the way they were drawn.
+        Embeddings, which have no fan-in, keep theirs.
       seed: int, for the random mask and the initializer. None draws one from NumPy's
         global generator, which `keras.utils.set_random_seed` sets.
       **kwargs: of `keras.layers.Layer`, such as `name`.
@@ -142,6 +120,12 @@ class Sparse(keras.layers.Wrapper):
         self._first_call: Any = None
         self._built_by_call = False
         self._planned_masks: Any = types.MappingProxyType({})
+        self._mask_count = 0
+
+    @property
+    def sparse_masks(self):
+        """The mask variables, in the order of their kernels."""
+        return [getattr(self, f"mask_{index}") for index in range(self._mask_count)]
 
     def plan_masks(self, masks):
         """Gives the masks that `build` is to use instead of random ones.
@@ -155,13 +139,15 @@ class Sparse(keras.layers.Wrapper):
     def build(self, input_shape=None):
         """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
         self._build_layer(input_shape)
-        found = kernels.find_kernels(self.layer)
-        sparsities = self._sparsity_by_path([kernel.path for kernel in found])
+        found = kernels.find_maskable(self.layer)
+        sparsities = self._sparsity_by_path(found)
         chosen = [kernel for kernel in found if kernel.path in sparsities]
         for index, kernel in enumerate(chosen):
+            kernels.check_effective(kernel)
             mask = self._first_mask(index, kernel, sparsities[kernel.path])
             self._add_mask(index, kernel, mask)
             self._mask_initial_value(index, kernel, mask)
+        self._mask_count = len(chosen)
         self.built = True
 
     def _build_layer(self, input_shape):
@@ -181,22 +167,26 @@ class Sparse(keras.layers.Wrapper):
             compat.trace(self.layer, *args, **kwargs)
             self._built_by_call = True
 
-    def _sparsity_by_path(self, paths):
+    def _sparsity_by_path(self, found):
+        paths = [each.path for each in found if each.is_kernel]
+        if not isinstance(self.sparsity, float):
+            known = [each.path for each in found]
+            unknown = sorted(set(self.sparsity) - set(known))
+            if unknown:
+                raise ValueError(
+                    f"`sparsity` names weights that layer {self.layer.name!r} does not "
+                    f"have: {unknown}. Those that can be sparse are {known}."
+                )
+            return self.sparsity
         if not paths:
             raise ValueError(
                 f"Layer {self.layer.name!r} ({type(self.layer).__name__}) has nothing "
                 "to make sparse: no weight named '...kernel' of rank 2 or more. Wrap "
-                "layers such as Dense or Conv2D, and leave this one as it is."
+                "layers such as Dense or Conv2D, and leave this one as it is; or, as "
+                "`sparsity`, name other weights of rank 2 or more, such as "
+                "{'embeddings': 0.9}."
             )
-        if isinstance(self.sparsity, float):
-            return dict.fromkeys(paths, self.sparsity)
-        unknown = sorted(set(self.sparsity) - set(paths))
-        if unknown:
-            raise ValueError(
-                f"`sparsity` names kernels that layer {self.layer.name!r} does not "
-                f"have: {unknown}. It has {paths}."
-            )
-        return self.sparsity
+        return dict.fromkeys(paths, self.sparsity)
 
     def _first_mask(self, index, kernel, sparsity):
         if kernel.path in self._planned_masks:
@@ -227,7 +217,7 @@ class Sparse(keras.layers.Wrapper):
 
     def _mask_initial_value(self, index, kernel, mask):
         def first_value(value):
-            if self.initializer is None:
+            if self.initializer is None or kernel.is_embedding:
                 return masked(value, mask)
             seed = stateless_seed("init", self.seed, index)
             return initial_values(self.initializer, mask, kernel, seed, value.dtype)
@@ -270,7 +260,8 @@ class Sparse(keras.layers.Wrapper):
 
     def get_build_config(self):
         """What `build` needs when a file is loaded; None where only a call builds."""
-        return None if self._built_by_call else super().get_build_config()
+        by_call = self._built_by_call or compat.is_subclassed_model(self.layer)
+        return None if by_call else super().get_build_config()
 
     def get_config(self):
         """The layer's config; a function as initializer is not part of it."""
@@ -279,7 +270,24 @@ class Sparse(keras.layers.Wrapper):
             sparsity = dict(sparsity)
         name = self.initializer if isinstance(self.initializer, str) else None
         config = {"sparsity": sparsity, "initializer": name, "seed": self.seed}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config, "version": CONFIG_VERSION}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The layer of a config, also of one that an older version wrote.
+
+        Raises:
+          ValueError: for a config of a version to come.
+        """
+        config = dict(config)
+        version = config.pop("version", 0)
+        if version > CONFIG_VERSION:
+            raise ValueError(
+                f"The Sparse layer {config.get('name')!r} was saved by a newer "
+                f"rigl_keras: its config has version {version}, and this one reads "
+                f"versions up to {CONFIG_VERSION}. Install a newer rigl_keras."
+            )
+        return super().from_config(config, custom_objects=custom_objects)
 
 
 def _checked_sparsity(sparsity):
@@ -291,100 +299,3 @@ def _checked_sparsity(sparsity):
             }
         )
     return distributions.check_sparsity(sparsity)
-
-
-def sparse_kernels(model):
-    """The kernels of a model that have a mask.
-
-    Args:
-      model: a built model or layer that holds `Sparse` layers.
-
-    Returns:
-      A list of `SparseKernel`, in the order of the layers, empty for a dense model.
-
-    Raises:
-      TypeError: when `model` is no model of the Keras in use.
-    """
-    compat.check_layer(model, "a model")
-    return [
-        SparseKernel(
-            kernel.path,
-            kernel.variable,
-            kernel.variable.constraint.mask,
-            kernel.in_axes,
-            kernel.out_axes,
-        )
-        for kernel in kernels.find_kernels(model)
-        if isinstance(kernel.variable.constraint, MaskConstraint)
-    ]
-
-
-def get_masks(model):
-    """The masks of a model as arrays.
-
-    Args:
-      model: a built model or layer that holds `Sparse` layers.
-
-    Returns:
-      A dict from the kernels' paths to bool arrays of their shapes.
-    """
-    return {each.path: each.mask.numpy() for each in sparse_kernels(model)}
-
-
-def set_masks(model, masks):
-    """Sets masks of a model, and the weights that they exclude to 0.
-
-    Nothing is changed unless every mask is valid.
-
-    Args:
-      model: a built model or layer that holds `Sparse` layers.
-      masks: mapping from kernels' paths to arrays of 0/1 or bool, of their shapes, each
-        with at least one 1. Kernels it leaves out keep their mask.
-
-    Raises:
-      ValueError: for an unknown path, another shape, other values, or a mask that
-        leaves a kernel no weight.
-    """
-    by_path = {each.path: each for each in sparse_kernels(model)}
-    unknown = sorted(set(masks) - set(by_path))
-    if unknown:
-        raise ValueError(
-            f"Expected masks of the sparse kernels {list(by_path)}, got {unknown}."
-        )
-    valid = {
-        path: check_mask(path, mask, tuple(by_path[path].kernel.shape))
-        for path, mask in masks.items()
-    }
-    for path, mask in valid.items():
-        kernel = by_path[path].kernel
-        by_path[path].mask.assign(mask)
-        kernel.assign(masked(compat.raw(kernel), mask))
-
-
-def check_mask(path, mask, shape):
-    """Returns a kernel's mask as a bool array.
-
-    Args:
-      path: the kernel's.
-      mask: array of 0/1 or bool.
-      shape: the kernel's.
-
-    Raises:
-      ValueError: for another shape, other values, or a mask without a 1.
-    """
-    mask = np.asarray(mask)
-    if mask.shape != shape:
-        raise ValueError(
-            f"Expected a mask of shape {shape} for {path!r}, but got {mask.shape}."
-        )
-    if not np.isin(mask, (0, 1)).all():
-        raise ValueError(
-            f"Expected a mask of zeros and ones for {path!r}, but got other values. "
-            "Compare with a threshold first."
-        )
-    if not mask.any():
-        raise ValueError(
-            f"The mask for {path!r} leaves the kernel no weight, so nothing could pass "
-            "it. Keep at least one."
-        )
-    return mask.astype(bool)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, results
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 
 METRICS_FILE = "metrics.jsonl"
 # Keras's names and the paper's TF2 code's TensorBoard tags.

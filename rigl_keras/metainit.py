@@ -7,7 +7,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.checks import check_int, check_not_negative
 from rigl_keras.kernels import masked
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 from rigl_keras.seeding import ALGORITHM, stateless_seed
 
 # Biases and the weights of normalisation have rank 1.

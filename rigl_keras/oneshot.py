@@ -5,8 +5,8 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.batch_gradients import BatchGradients
 from rigl_keras.distributions import check_sparsity
-from rigl_keras.layers import set_masks, sparse_kernels
 from rigl_keras.mask_updaters import PRUNERS, KernelState, Pruner
+from rigl_keras.masks import set_masks, sparse_kernels
 
 
 def prune_once(model, criterion, sparsity, data=None, ranking="global"):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rigl_keras import compat, kernels
-from rigl_keras.layers import sparse_kernels
+from rigl_keras.masks import sparse_kernels
 
 
 class SummaryRow(NamedTuple):

@@ -281,7 +281,7 @@ def subclassed():
             lambda: keras.Sequential([keras.Input((3,)), LAYERS.BatchNormalization()]),
             "nothing to make sparse",
         ),
-        (subclassed, "neither"),
+        (subclassed, "cannot be copied"),
         (lambda: tiny.sparsify(tiny.mlp()), "Sparse layers already"),
         (lambda: keras.Sequential([keras.Input((3,)), Sparse(LAYERS.Dense(2))]), "al"),
     ],

@@ -236,7 +236,6 @@ class TestErrors:
         [
             (3, None, "in_axes must be axes"),
             (None, -4, "out_axes must be axes"),
-            ((), None, "in_axes must be axes"),
             ((0, -3), 1, "in_axes must be distinct"),
             (0, (1, 1), "out_axes must be distinct"),
             (-1, None, "give both"),

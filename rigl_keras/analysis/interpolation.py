@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, kernels
-from rigl_keras.layers import check_mask
+from rigl_keras.masks import check_mask
 
 
 def spaced(first, last, number):

@@ -1,0 +1,126 @@
+"""Copies of models, in which layers may become others; and their weights."""
+
+from tensorflow import keras
+
+from rigl_keras import compat, kernels
+from rigl_keras.layers import Sparse
+from rigl_keras.sparse_model import SparseModel
+
+
+def copy_model(model, convert):
+    """Copies a model, Sequential, Functional or subclassed; weights are its own.
+
+    Args:
+      model: a built model.
+      convert: function from a layer to one in its place, or to None to copy it. Of a
+        subclassed model it is given the whole.
+
+    Returns:
+      A built model.
+
+    Raises:
+      ValueError: for a subclassed model without a config, or that its config does not
+        build.
+    """
+    if isinstance(model, SparseModel):
+        return _copy_subclassed(model.sparse.layer, lambda layer: None)
+    if compat.is_graph_model(model):
+        return _clone(model, convert)
+    return _copy_subclassed(model, convert)
+
+
+def _clone(model, convert):
+    copies: dict[int, keras.layers.Layer] = {}
+
+    def copy(layer):
+        if id(layer) not in copies:
+            copies[id(layer)] = make(layer)
+        return copies[id(layer)]
+
+    def make(layer):
+        if compat.is_graph_model(layer):
+            return keras.models.clone_model(layer, clone_function=copy)
+        replacement = convert(layer)
+        return copy_layer(layer) if replacement is None else replacement
+
+    clone = keras.models.clone_model(model, clone_function=copy)
+    if not clone.built:
+        clone.build(model.input_shape)
+    return clone
+
+
+def _copy_subclassed(model, convert):
+    sparse = convert(model)
+    copy = copy_layer(model) if sparse is None else sparse.layer
+    copy.build_from_config(model.get_build_config())
+    paths = [each.path for each in kernels.find_maskable(model)]
+    if [each.path for each in kernels.find_maskable(copy)] != paths:
+        raise ValueError(
+            f"A copy of {type(model).__name__} could not be built as the model was "
+            f"itself: not all of {paths} came into being. Wrap the model as it is, "
+            "rigl_keras.SparseModel(rigl_keras.Sparse(model, sparsity)), and call it "
+            "on a batch; or let its `build` create all its weights."
+        )
+    if sparse is None:
+        return copy
+    sparse.build()
+    return SparseModel(sparse)
+
+
+def copy_layer(layer):
+    """A copy of a layer by its config, without its weights.
+
+    Raises:
+      ValueError: when the config is not the layer's own.
+    """
+    if isinstance(layer, keras.layers.Lambda):
+        return layer  # It has no weights, and Keras 3 copies no function.
+    try:
+        if not compat.has_config(layer):
+            raise NotImplementedError("get_config is Keras's own.")
+        copy = type(layer).from_config(layer.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"{type(layer).__name__} cannot be copied, because its get_config does not "
+            "give the arguments of its constructor. Define one that does; or wrap the "
+            "model as it is, rigl_keras.SparseModel(rigl_keras.Sparse(model, sparsity))"
+            ", and call it on a batch."
+        ) from error
+    if isinstance(layer, keras.layers.Layer) and copy.name != layer.name:
+        raise ValueError(
+            f"Layer {layer.name!r} cannot be copied: {type(layer).__name__}.get_config "
+            "leaves out its name. Let it start from super().get_config()."
+        )
+    return copy
+
+
+def copy_weights(source, target):
+    """Copies all weights but masks between a model and its copy, layer by layer.
+
+    Not list by list: wrapped layers list their weights in another order in Keras 2.
+
+    Raises:
+      ValueError: when layers of `source` share a weight that is two in `target`.
+    """
+    copies: dict[int, int] = {}
+    for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
+        weights = kernels.own_weights(layer)
+        for weight, new in zip(weights, kernels.own_weights(copy), strict=True):
+            if copies.setdefault(id(weight), id(new)) != id(new):
+                raise ValueError(
+                    f"Layer {layer.name!r} shares the weight "
+                    f"{compat.variable_name(weight)!r} with another layer, which "
+                    "Keras loses when it copies them. Share the layer itself, or let "
+                    "one layer hold both."
+                )
+            new.assign(compat.raw(weight))
+        if hasattr(copy, "finalize_state"):
+            copy.finalize_state()  # Preprocessing computes with what it derives here.
+
+
+def _plain_layers(model):
+    return [
+        layer
+        for layer, _ in kernels.walk(model)
+        if not isinstance(layer, Sparse | SparseModel)
+    ]
