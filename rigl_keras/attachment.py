@@ -1,4 +1,4 @@
-"""What joins an algorithm to a compiled model: the hook, the slots, the mask update."""
+"""What joins an algorithm to a model: the hook, the slots, the mask update."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,8 +6,9 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.batch_gradients import BatchGradients
 from rigl_keras.gradient_hook import GradientHook
+from rigl_keras.kernels import read_mask
 from rigl_keras.mask_updaters import KernelState, surviving
-from rigl_keras.masks import sparse_kernels
+from rigl_keras.masks import assign_mask, sparse_kernels
 from rigl_keras.optimizer_state import find_slots
 from rigl_keras.seeding import stateless_seed
 
@@ -18,30 +19,40 @@ class Attachment:
     `attach` it before the training step is traced.
 
     Args:
-      model: a compiled model with sparse kernels.
+      model: a model with sparse kernels.
+      optimizer: the one that trains it, perhaps in wrappers.
       updater: a `MaskUpdater` or `Pruner`; None for masks that stay as they are.
+      paths: those of the kernels to take care of; None for all.
       grow_data: None, or the batch whose gradient masks grow by (`BatchGradients`).
       follow_learning_rate: whether `highest_learning_rate` is wanted.
       seed: int, for the updater's random draws.
 
     Raises:
-      ValueError: when the model has no sparse kernel, is not compiled, or its optimizer
-        cannot be used.
+      ValueError: when the model has no sparse kernel; when its optimizer cannot be
+        used; or when there is none, or no loss for `grow_data`.
       TypeError: when model or optimizer are not of the Keras in use.
     """
 
     def __init__(
         self,
         model,
+        optimizer,
         updater=None,
+        paths=None,
         grow_data=None,
         follow_learning_rate=False,
         seed=0,
     ):
         kernels = sparse_kernels(model)
-        _check_model(model, kernels)
+        _check_model(model, optimizer, kernels)
+        if grow_data is not None and getattr(model, "optimizer", None) is None:
+            raise ValueError(
+                f"grow_data needs the loss of model {model.name!r}, which is not "
+                "compiled. Call model.compile(optimizer, loss) first, in a custom loop "
+                "too."
+            )
         self.model = model
-        self.optimizer = model.optimizer
+        self.optimizer = optimizer
         self._updater = updater
         self._seed = seed
         self._strategy = model.distribute_strategy
@@ -52,8 +63,9 @@ class Attachment:
         self._indexed = [
             (index, each)
             for index, each in enumerate(kernels)
-            if id(each.kernel) in trainable
+            if id(each.kernel) in trainable and (paths is None or each.path in paths)
         ]
+        self._trainable = trainable
         self._kernels = kernels
         # Paths of those that the loss does not depend on, known after an update.
         self.kernels_without_gradient: list[str] = []
@@ -79,16 +91,14 @@ class Attachment:
             self._compiled_update = tf.function(self._update, autograph=False)
             self._compiled_count = tf.function(self._count_active, autograph=False)
 
-    def fits(self, model):
-        """True when it was made for this model as it is: compiled and trainable so."""
-        kernels = sparse_kernels(model)
-        trainable = {id(variable) for variable in model.trainable_variables}
+    def fits(self, model, optimizer):
+        """True when it was made for this model and optimizer, trainable as it is."""
         return (
             self.model is model
-            and self.optimizer is model.optimizer
-            and [id(k.kernel) for k in kernels] == [id(k.kernel) for k in self._kernels]
-            and [id(k.kernel) for k in kernels if id(k.kernel) in trainable]
-            == [id(each.kernel) for _, each in self._indexed]
+            and self.optimizer is optimizer
+            and [id(each.kernel) for each in sparse_kernels(model)]
+            == [id(each.kernel) for each in self._kernels]
+            and {id(each) for each in model.trainable_variables} == self._trainable
         )
 
     def attach(self):
@@ -103,8 +113,17 @@ class Attachment:
         self.hook.detach()
 
     def step(self):
-        """The optimizer's iteration count, as an int."""
-        return int(compat.innermost_optimizer(self.optimizer).iterations.numpy())
+        """How many steps the optimizer has made, as an int."""
+        return self.batches() // self.accumulated
+
+    def batches(self):
+        """How many batches the optimizer has seen, as an int; see `step`."""
+        return int(compat.raw(compat.batch_counter(self.optimizer)).numpy())
+
+    @property
+    def accumulated(self):
+        """How many batches make one step of the optimizer."""
+        return compat.accumulation_steps(self.optimizer)
 
     def sparsity(self):
         """Share of zeros among the weights of all masked kernels, in [0, 1)."""
@@ -120,9 +139,7 @@ class Attachment:
     def smallest_magnitudes(self):
         """The smallest magnitude among the active weights of each such kernel."""
         return [
-            tf.reduce_min(
-                tf.abs(tf.boolean_mask(compat.raw(e.kernel), compat.raw(e.mask)))
-            )
+            tf.reduce_min(tf.abs(tf.boolean_mask(compat.raw(e.kernel), _mask_of(e))))
             for _, e in self._indexed
         ]
 
@@ -146,9 +163,15 @@ class Attachment:
         self._remembered = []
 
     def _moved_by_a_step(self):
-        optimizer = compat.innermost_optimizer(self.optimizer)
-        state = [v for v in optimizer.variables if v is not optimizer.iterations]
-        return [*self.model.trainable_variables, *state]
+        # A step leaves the accumulators at 0; just before, there is something in them.
+        others = [
+            compat.batch_counter(self.optimizer),
+            *compat.gradient_accumulators(self.optimizer),
+        ]
+        stays = {id(variable) for variable in others}
+        state = compat.innermost_optimizer(self.optimizer).variables
+        moved = [variable for variable in state if id(variable) not in stays]
+        return [*self.model.trainable_variables, *moved]
 
     def update(self, step, amount):
         """Updates all masks once, between two training steps.
@@ -184,7 +207,7 @@ class Attachment:
                 continue
             state = KernelState(
                 tf.convert_to_tensor(compat.raw(each.kernel)),
-                tf.convert_to_tensor(compat.raw(each.mask)),
+                _mask_of(each),
                 gradient,
                 stateless_seed(self._updater.name, self._seed, index, step),
             )
@@ -198,7 +221,7 @@ class Attachment:
         return finite
 
     def _count_active(self):
-        masks = [tf.convert_to_tensor(compat.raw(each.mask)) for each in self._kernels]
+        masks = [_mask_of(each) for each in self._kernels]
         return tf.add_n([tf.math.count_nonzero(mask) for mask in masks])
 
     def _growing_gradients(self):
@@ -211,11 +234,15 @@ class Attachment:
 
     def _clear_inactive(self):
         for (_, each), slots in zip(self._indexed, self._slots, strict=True):
-            mask = tf.convert_to_tensor(compat.raw(each.mask))
+            mask = _mask_of(each)
             _set_mask(each, slots, mask, mask)
 
 
-def _check_model(model, kernels):
+def _mask_of(kernel):
+    return read_mask(compat.raw(kernel.mask))
+
+
+def _check_model(model, optimizer, kernels):
     if not kernels:
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to train "
@@ -224,15 +251,10 @@ def _check_model(model, kernels):
             "not built yet has none either: call model.build(input_shape), or the "
             "model on a batch."
         )
-    if getattr(model, "optimizer", None) is None:
+    if optimizer is None:
         raise ValueError(
-            f"Model {model.name!r} has no optimizer. Call model.compile(...) first."
-        )
-    optimizer = compat.innermost_optimizer(model.optimizer)
-    if getattr(optimizer, "gradient_accumulation_steps", None):
-        raise ValueError(
-            "gradient_accumulation_steps is not supported yet by rigl_keras: a mask "
-            "update would see the last micro-batch only. Use a larger batch."
+            f"Model {model.name!r} has no optimizer. Call model.compile(...) first, "
+            "or, in a custom loop, pass the optimizer."
         )
 
 
@@ -254,4 +276,4 @@ def _set_mask(kernel, slots, old_mask, new_mask):
                 tf.convert_to_tensor(variable), old_mask, new_mask, slot.initial_value
             )
         )
-    compat.raw(kernel.mask).assign(new_mask)
+    assign_mask(kernel.mask, new_mask)

@@ -16,21 +16,16 @@ _UNRESOLVED = -2  # `state.last_update_step` before the training's length is kno
 class Static(SparseTraining):
     """Trains a sparse model whose masks stay as they are.
 
-    Adds "sparsity", the share of zeros among the masked kernels' weights, to the
-    training logs.
-
-    Raises:
-      ValueError: at the start of training, when the model has no sparse kernel, or its
-        optimizer keeps state that cannot follow a mask.
+    Arguments, attributes, logs and errors are those of `SparseTraining`.
 
     Source: Evci et al. 2022, "Scratch".
     """
 
 
 class _Dynamic(SparseTraining):
-    """Updates the masks every `update_freq` steps, by the rule of `_updater`."""
+    """Updates the masks every `update_freq` steps, by the rule of `updater`."""
 
-    _updater: type[mask_updaters.MaskUpdater]
+    updater: type[mask_updaters.MaskUpdater]
 
     def __init__(
         self,
@@ -41,9 +36,10 @@ class _Dynamic(SparseTraining):
         seed=0,
         drop_noise=0.0,
         skip_weight_step=False,
+        kernels=None,
     ):
-        super().__init__()
-        self._algorithm = self._updater(drop_noise)
+        super().__init__(kernels)
+        self._algorithm = self.updater(drop_noise)
         self.update_freq = check_int("update_freq", update_freq, minimum=1)
         self.drop_fraction = schedules.check_fraction(drop_fraction)
         self.schedule = schedules.check_schedule(schedule, last_update_step)
@@ -56,14 +52,16 @@ class _Dynamic(SparseTraining):
         self._known_missing: set[str] = set()
         self._next_update = None
         self._executions_to_next = 0
-        self._steps_per_execution = 1
 
-    def on_train_begin(self, logs=None):
-        """Attaches to the model and its optimizer; refuses a length it cannot use."""
-        self._steps_per_execution = compat.steps_per_execution(self.model)
+    def _begin(self, session):
         self._check_length_is_known()
-        super().on_train_begin(logs)
-        self._logs["drop_fraction"] = float(self.state.drop_fraction.numpy())
+        super()._begin(session)
+        session.logs[self._log_name] = float(self.state.drop_fraction.numpy())
+
+    @property
+    def _log_name(self):
+        """What the drop fraction is logged as: apart for callbacks beside others."""
+        return "drop_fraction" + ("" if self.kernels is None else f"/{self.kernels}")
 
     def _prepare_state(self, model):
         state = self.state
@@ -74,7 +72,7 @@ class _Dynamic(SparseTraining):
                 state.last_update_step = tf.Variable(last, dtype=tf.int64)
                 state.first_step = tf.Variable(0, dtype=tf.int64)
                 state.drop_fraction = tf.Variable(0.0)
-            highest = self._attachment.hook.highest_learning_rate
+            highest = self.attachment.hook.highest_learning_rate
             before = getattr(state, "highest_learning_rate", None)
             if highest is not None and highest is not before:
                 if before is not None:
@@ -83,23 +81,25 @@ class _Dynamic(SparseTraining):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Plans from the optimizer's step count, which other callbacks may restore."""
-        step = self._attachment.step()
-        steps = self.params["steps"]
+        batches = self.attachment.batches()
         if self._last_update_step() == _UNRESOLVED:
-            done = min(step, epoch * steps)  # by this training, which was resumed
-            total = done + (self.params["epochs"] - epoch) * steps
-            first = step - done
+            per_epoch, accumulated = self.params["steps"], self.attachment.accumulated
+            done = min(batches, epoch * per_epoch)  # by this training, if resumed
+            total = done + (self.params["epochs"] - epoch) * per_epoch
+            first = (batches - done) // accumulated
             self.state.first_step.assign(first)
             self.state.last_update_step.assign(
-                first + schedules.default_last_update_step(total)
+                first + schedules.default_last_update_step(total // accumulated)
             )
-        self._check_alignment(step, epoch)
-        self._plan(step)
+        self._check_alignment(batches, epoch)
+        self._plan(batches)
 
-    def _make_attachment(self, model):
+    def _make_attachment(self, model, optimizer):
         return Attachment(
             model,
+            optimizer,
             self._algorithm,
+            paths=self._chosen_paths(model),
             grow_data=self.grow_data,
             follow_learning_rate=self.schedule == "lr",
             seed=self.seed,
@@ -132,66 +132,72 @@ class _Dynamic(SparseTraining):
             return _UNRESOLVED
         return int(self.state.last_update_step.numpy())
 
-    def _check_alignment(self, step, epoch):
-        size, steps = self._steps_per_execution, self.params["steps"]
+    def _check_alignment(self, batches, epoch):
+        size, per_epoch = self._steps_per_execution, self.params["steps"]
         if size == 1:
             return
+        accumulated, last = self.attachment.accumulated, self._last_update_step()
         misaligned = schedules.update_inside_execution(
-            step,
+            batches,
             epochs=self.params["epochs"] - epoch,
-            steps_per_epoch=steps,
+            steps_per_epoch=per_epoch,
             steps_per_execution=size,
-            update_freq=self.update_freq,
-            last_update_step=self._last_update_step(),
+            update_freq=self.update_freq * accumulated,
+            last_update_step=last if last <= 0 else last * accumulated,
         )
         if misaligned is not None:
             raise ValueError(
-                f"A mask update is due at step {misaligned}, inside an execution of "
-                f"{size} steps (steps_per_execution), in epochs of {steps} steps. "
-                f"Choose update_freq={self.update_freq} and the epoch's length as "
-                f"multiples of {size}, or another steps_per_execution."
+                f"A mask update is due after {misaligned} batches, inside an execution "
+                f"of {size} (steps_per_execution), in epochs of {per_epoch}. Choose "
+                f"update_freq={self.update_freq}, times gradient_accumulation_steps, "
+                f"and the epoch's length as multiples of {size}, or another "
+                "steps_per_execution."
             )
 
-    def _plan(self, step):
+    def _plan(self, batches):
         """Finds the next update and how many executions it is away at least.
 
         Reading the optimizer's step count waits for the step to end, so it is read when
         an update may be due and not at every step.
         """
-        last = self._last_update_step()
-        due = schedules.next_update(step, self.update_freq, last)
+        last, accumulated = self._last_update_step(), self.attachment.accumulated
+        due = schedules.next_update(batches // accumulated, self.update_freq, last)
         self._next_update = due
         if due is not None:
-            self._executions_to_next = -(-(due - step) // self._steps_per_execution)
-        self._attachment.expect_update(due)
+            missing = due * accumulated - batches
+            self._executions_to_next = -(-missing // self._steps_per_execution)
+        self.attachment.expect_update(due)
 
-    def _before_steps(self):
+    def before_steps(self):
+        """Notes the weights where an update takes the place of the step."""
         is_due = self._next_update is not None and self._executions_to_next <= 1
         if is_due and self.skip_weight_step:
-            self._attachment.remember_weights()
+            self.attachment.remember_weights()
 
-    def _after_steps(self):
+    def after_steps(self):
+        """Updates the masks where that is due."""
         if self._next_update is None:
             return
         self._executions_to_next -= 1
         if self._executions_to_next > 0:
             return
-        step = self._attachment.step()
+        batches = self.attachment.batches()
+        step = batches // self.attachment.accumulated
         # Loss scaling may have skipped steps.
         if step >= self._next_update:
-            self._attachment.take_step_back()
+            self.attachment.take_step_back()
             self._update_masks(step)
-        self._plan(step)
+        self._plan(batches)
 
     def _update_masks(self, step):
         fraction = self._drop_fraction_at(step)
         if self._change_masks(step, fraction):
             self._warn_of_missing_gradients()
             self.state.drop_fraction.assign(fraction)
-            self._logs["drop_fraction"] = fraction
+            self._session.logs[self._log_name] = fraction
 
     def _warn_of_missing_gradients(self):
-        missing = set(self._attachment.kernels_without_gradient)
+        missing = set(self.attachment.kernels_without_gradient)
         if missing - self._known_missing:
             warnings.warn(
                 f"{type(self).__name__}: the loss does not depend on "
@@ -214,7 +220,7 @@ class _Dynamic(SparseTraining):
                 self._last_update_step(),
                 int(self.state.first_step.numpy()),
             )
-        rate = float(compat.learning_rate(self.model.optimizer, step).numpy())
+        rate = float(compat.learning_rate(self.attachment.optimizer, step).numpy())
         highest = float(self.state.highest_learning_rate.numpy())
         return schedules.relative(self.drop_fraction, rate, highest)
 
@@ -241,6 +247,9 @@ class SET(_Dynamic):
         magnitudes by which weights are dropped.
       skip_weight_step: whether an update takes the place of its step's weight update,
         as in the RigL paper: weights and optimizer state are those before that step.
+      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
+        of those that this callback trains. Others belong to other callbacks of the same
+        training or keep their masks.
 
     Attributes:
       state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
@@ -254,7 +263,7 @@ class SET(_Dynamic):
     Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
     """
 
-    _updater = mask_updaters.SET
+    updater = mask_updaters.SET
 
 
 class RigL(_Dynamic):
@@ -275,6 +284,7 @@ class RigL(_Dynamic):
       seed: see `SET`; RigL itself draws nothing but noise.
       drop_noise: see `SET`.
       skip_weight_step: see `SET`.
+      kernels: see `SET`.
 
     Attributes:
       state: see `SET`.
@@ -285,7 +295,7 @@ class RigL(_Dynamic):
     Source: Evci et al. 2020, section 3 and Algorithm 1.
     """
 
-    _updater: type[mask_updaters.MaskUpdater] = mask_updaters.RigL
+    updater: type[mask_updaters.MaskUpdater] = mask_updaters.RigL
 
     def __init__(
         self,
@@ -297,6 +307,7 @@ class RigL(_Dynamic):
         seed=0,
         drop_noise=0.0,
         skip_weight_step=False,
+        kernels=None,
     ):
         super().__init__(
             update_freq,
@@ -306,6 +317,7 @@ class RigL(_Dynamic):
             seed,
             drop_noise,
             skip_weight_step,
+            kernels,
         )
         if grow_data is not None:
             check_batch("grow_data", grow_data)
@@ -320,7 +332,7 @@ class RigLInverted(RigL):
     Source: Evci et al. 2022, section 4 and Figure 3.
     """
 
-    _updater = mask_updaters.RigLInverted
+    updater = mask_updaters.RigLInverted
 
 
 class SNFS(_Dynamic):
@@ -337,11 +349,11 @@ class SNFS(_Dynamic):
     Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", section 3.
     """
 
-    _updater = mask_updaters.SNFS
+    updater = mask_updaters.SNFS
 
     def _prepare_state(self, model):
         super()._prepare_state(model)
-        averages = self._attachment.hook.gradient_averages
+        averages = self.attachment.hook.gradient_averages
         before = getattr(self.state, "gradient_averages", {})
         for path, average in averages.items():
             # The model was compiled anew, or loaded from a file; another one may have

@@ -236,7 +236,7 @@ def set_gradient_hook(optimizer, hook):
     """Puts `hook` before the innermost optimizer's step; returns a function to undo it.
 
     There gradients are unscaled and finite under loss scaling, and steps of custom
-    loops pass too.
+    loops pass too. Several hooks may be set, and taken off in any order.
 
     Args:
       optimizer: an optimizer, perhaps in wrappers.
@@ -244,29 +244,40 @@ def set_gradient_hook(optimizer, hook):
         the gradients are already summed over the replicas.
     """
     optimizer = innermost_optimizer(optimizer)
-    return (
-        _hook_apply(optimizer, hook) if IS_KERAS_3 else _hook_gradients(optimizer, hook)
-    )
+    name, hooked = ("apply", _hooked_apply)
+    if not IS_KERAS_3:
+        name, hooked = ("apply_gradients", _hooked_apply_gradients)
+    hooks = getattr(vars(optimizer).get(name), "hooks", None)
+    if hooks is None:
+        hooks = []
+        function = hooked(getattr(optimizer, name), optimizer, hooks)
+        function.hooks = hooks
+        setattr(optimizer, name, function)
+    hooks.append(hook)
+
+    def undo():
+        hooks.remove(hook)
+        if not hooks:
+            vars(optimizer).pop(name, None)
+
+    return undo
 
 
-def _hook_apply(optimizer, hook):
-    apply = optimizer.apply
-
+def _hooked_apply(apply, optimizer, hooks):
     def hooked(grads, trainable_variables=None):
         variables = trainable_variables
         if variables is None:
             variables = optimizer._trainable_variables
-        variables = list(variables)
-        # Loss scaling hands over gradients that are not yet summed over replicas.
-        return apply(hook(list(grads), variables, False), trainable_variables)
+        gradients, variables = list(grads), list(variables)
+        for hook in hooks:
+            # Loss scaling hands over gradients that are not yet summed over replicas.
+            gradients = hook(gradients, variables, False)
+        return apply(gradients, trainable_variables)
 
-    optimizer.apply = hooked
-    return lambda: vars(optimizer).pop("apply", None)
+    return hooked
 
 
-def _hook_gradients(optimizer, hook):
-    apply_gradients = optimizer.apply_gradients
-
+def _hooked_apply_gradients(apply_gradients, optimizer, hooks):
     def hooked(grads_and_vars, name=None, **kwargs):
         grads_and_vars = list(grads_and_vars)
         gradients = [gradient for gradient, _ in grads_and_vars]
@@ -274,13 +285,54 @@ def _hook_gradients(optimizer, hook):
         summed = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
             "experimental_aggregate_gradients", True
         )
-        gradients = hook(gradients, variables, summed)
+        for hook in hooks:
+            gradients = hook(gradients, variables, summed)
         return apply_gradients(
             list(zip(gradients, variables, strict=True)), name=name, **kwargs
         )
 
-    optimizer.apply_gradients = hooked
-    return lambda: vars(optimizer).pop("apply_gradients", None)
+    return hooked
+
+
+def accumulation_steps(optimizer):
+    """How many batches make one step of the optimizer: 1, but for accumulation."""
+    optimizer = innermost_optimizer(optimizer)
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
+def batch_counter(optimizer):
+    """The variable that counts the batches whose gradients the optimizer was given.
+
+    With gradient accumulation Keras 3's `iterations` counts whole steps.
+    """
+    return innermost_optimizer(optimizer)._iterations
+
+
+def gradient_accumulators(optimizer):
+    """The variables in which gradients add up to a step's."""
+    return getattr(innermost_optimizer(optimizer), "_accumulated_gradients", [])
+
+
+def check_fit(model):
+    """Refuses set-ups in which Keras's own `fit` fails.
+
+    Raises:
+      ValueError: saying what to set instead.
+    """
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if not IS_KERAS_3 or replicas == 1:
+        return
+    fails = {
+        "gradient_accumulation_steps": accumulation_steps(model.optimizer),
+        "steps_per_execution": steps_per_execution(model),
+    }
+    for name, steps in fails.items():
+        if steps > 1:
+            raise ValueError(
+                f"Keras {keras_version()} itself fails with {name}={steps} on "
+                f"{replicas} replicas. Leave it out; or set TF_USE_LEGACY_KERAS=1, "
+                "under which steps_per_execution works."
+            )
 
 
 def forward_state(model):

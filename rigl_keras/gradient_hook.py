@@ -1,5 +1,7 @@
 """Sees the gradients on their way into the optimizer: masks them and keeps some."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +17,7 @@ class GradientHook:
     With it momentum, Adam's moments, clipping and decay see a sparse model. The dense
     gradient is kept on one step only, the one before a mask update: each replica writes
     its own, and reading them gives the sum, so nothing is communicated until then.
+    Where the gradients of several batches are accumulated, it is that of their mean.
 
     Args:
       optimizer: the model's optimizer, perhaps in wrappers, already built.
@@ -26,6 +29,7 @@ class GradientHook:
 
     Attributes:
       gradient_averages: dict from kernels' paths to the variables of those averages.
+      was_called: bool, whether gradients have come by, be it symbolic ones.
 
     Create it under the model's strategy. `attach` and `detach` put it on the optimizer
     and take it off; what was traced while it was attached keeps using it.
@@ -41,7 +45,8 @@ class GradientHook:
     ):
         self._optimizer = optimizer
         self._masks = {id(each.kernel): each.mask for each in kernels}
-        self._undo = None
+        self._undo: Any = None
+        self.was_called = False
         self._missing: set[int] = set()  # ids of kernels without a gradient
         self._kept = {}
         if keep_gradients:
@@ -89,10 +94,12 @@ class GradientHook:
         return tf.convert_to_tensor(self._kept[id(kernel)])
 
     def _on_gradients(self, gradients, variables, summed):
-        step = compat.innermost_optimizer(self._optimizer).iterations
-        step = tf.cast(tf.convert_to_tensor(step), tf.int64)
+        self.was_called = True
+        batch = compat.raw(compat.batch_counter(self._optimizer))
+        batch = tf.cast(tf.convert_to_tensor(batch), tf.int64)
         highest = self.highest_learning_rate
         if highest is not None:
+            step = batch // compat.accumulation_steps(self._optimizer)
             rate = compat.learning_rate(self._optimizer, step)
             highest.assign(tf.maximum(tf.convert_to_tensor(highest), rate))
         pairs = list(zip(gradients, variables, strict=True))
@@ -101,7 +108,7 @@ class GradientHook:
             for gradient, variable in pairs
             if gradient is not None and id(variable) in self._masks
         }
-        self._keep(dense, step, summed)
+        self._keep(dense, batch, summed)
         return [
             masked(dense[id(variable)], self._masks[id(variable)])
             if id(variable) in dense
@@ -109,31 +116,34 @@ class GradientHook:
             for gradient, variable in pairs
         ]
 
-    def _keep(self, dense, step, summed):
+    def _keep(self, dense, batch, summed):
         if not self._kept:
             return
         self._missing = set(self._kept) - set(dense)
+        count = compat.accumulation_steps(self._optimizer)
+        ends_at = batch // count + 1  # the step that this batch belongs to
+        is_first = tf.equal(batch % count, 0) if count > 1 else True
 
         def keep():
             for key in set(self._kept) & set(dense):
                 kept = self._kept[key]
-                share = _share_of_replica(dense[key], summed)
-                kept.assign(self._averaged(tf.convert_to_tensor(kept), share))
-            self._kept_at.assign(step + 1)
+                share = _share_of_replica(dense[key], summed) / count
+                kept.assign(self._added(tf.convert_to_tensor(kept), share, is_first))
+            self._kept_at.assign(tf.where((batch + 1) % count == 0, ends_at, _NEVER))
 
         if self._decay:
             keep()
         else:
-            tf.cond(tf.equal(step + 1, self._keep_at), keep, lambda: None)
+            tf.cond(tf.equal(ends_at, self._keep_at), keep, lambda: None)
 
-    def _averaged(self, average, gradient):
-        """The moving average with one more gradient; all of it without a decay."""
+    def _added(self, kept, gradient, is_first):
+        """What is kept, with the gradient of one more batch of the step."""
+        past = tf.where(is_first, self._decay * kept, kept)
+        new = past + (1 - self._decay) * gradient
         if not self._decay:
-            return gradient
-        # One overflow would stay in it for ever.
-        finite = tf.reduce_all(tf.math.is_finite(gradient))
-        new = self._decay * average + (1 - self._decay) * gradient
-        return tf.where(finite, new, average)
+            return tf.where(is_first, gradient, new)  # which `kept` cannot spoil
+        # One overflow would stay in a moving average for ever.
+        return tf.where(tf.reduce_all(tf.math.is_finite(gradient)), new, kept)
 
 
 def _own_by_replica(kernel):

@@ -5,6 +5,7 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.batch_gradients import BatchGradients
 from rigl_keras.distributions import check_sparsity
+from rigl_keras.kernels import read_mask
 from rigl_keras.mask_updaters import PRUNERS, KernelState, Pruner
 from rigl_keras.masks import set_masks, sparse_kernels
 
@@ -87,7 +88,7 @@ def _states(model, kernels, pruner, data):
     states = [
         KernelState(
             weights=tf.convert_to_tensor(compat.raw(each.kernel)),
-            mask=tf.convert_to_tensor(compat.raw(each.mask)),
+            mask=read_mask(compat.raw(each.mask)),
             gradient=gradient if pruner.needs_gradient else None,
             hessian_gradient=product,
         )

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from rigl_keras import compat
 from rigl_keras.attachment import Attachment
 from rigl_keras.mask_updaters import Magnitude
 from rigl_keras.sparse_training import SparseTraining
@@ -32,6 +31,9 @@ class Pruning(SparseTraining):
         is due right after the last step is made too.
       ranking: "layer" prunes every kernel to that sparsity; "global" ranks the weights
         of all kernels together, and leaves each kernel one at least.
+      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
+        of those that this callback prunes. Others belong to other callbacks of the same
+        training or keep their masks.
 
     Attributes:
       state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
@@ -45,8 +47,8 @@ class Pruning(SparseTraining):
     Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
     """
 
-    def __init__(self, schedule, ranking="layer"):
-        super().__init__()
+    def __init__(self, schedule, ranking="layer", kernels=None):
+        super().__init__(kernels)
         self._pruner = Magnitude(ranking)
         self.schedule = _checked_schedule(schedule)
         self._evaluate = tf.function(self._evaluate_block)
@@ -54,19 +56,13 @@ class Pruning(SparseTraining):
         self._is_due = np.zeros(0, bool)
         self._sparsity = np.zeros(0, np.float32)
         self._executions_to_next = 0
-        self._steps_per_execution = 1
-        self._steps_left = math.inf  # in this epoch
-
-    def on_train_begin(self, logs=None):
-        """Attaches to the model and its optimizer."""
-        self._steps_per_execution = compat.steps_per_execution(self.model)
-        super().on_train_begin(logs)
+        self._batches_left = math.inf  # in this epoch
 
     def on_epoch_begin(self, epoch, logs=None):
         """Looks at the optimizer's step count anew: other callbacks may restore it."""
         self._executions_to_next = 0
         steps = self.params.get("steps")
-        self._steps_left = math.inf if steps is None else steps
+        self._batches_left = math.inf if steps is None else steps
 
     def thresholds(self):
         """The smallest magnitudes that the last pruning kept.
@@ -75,38 +71,46 @@ class Pruning(SparseTraining):
           A dict from the kernels' paths to floats, 0 before the first pruning; empty
           before the first training.
         """
-        if self._attachment is None:
+        if self.attachment is None:
             return {}
         values = self.state.thresholds.numpy()
-        return dict(zip(self._attachment.paths, map(float, values), strict=True))
+        return dict(zip(self.attachment.paths, map(float, values), strict=True))
 
-    def _make_attachment(self, model):
-        return Attachment(model, self._pruner)
+    def _make_attachment(self, model, optimizer):
+        return Attachment(
+            model, optimizer, self._pruner, paths=self._chosen_paths(model)
+        )
 
     def _prepare_state(self, model):
-        zeros = np.zeros(len(self._attachment.paths), np.float32)
+        zeros = np.zeros(len(self.attachment.paths), np.float32)
         before = getattr(self.state, "thresholds", None)
         # Another model, or another choice of what is frozen, has other kernels.
         if before is None or before.shape != zeros.shape:
             with model.distribute_strategy.scope():
                 self.state.thresholds = tf.Variable(zeros)
 
-    def _before_steps(self):
-        # The last execution of an epoch may have fewer steps.
-        count = int(min(self._steps_per_execution, self._steps_left))
-        self._steps_left -= count
+    def before_steps(self):
+        """Prunes where a step that now begins is due."""
+        # The last execution of an epoch may have fewer batches.
+        count = int(min(self._steps_per_execution, self._batches_left))
+        self._batches_left -= count
         # Reading the optimizer's step count waits for the step before to end.
         if self._executions_to_next > 0:
             self._executions_to_next -= 1
             return
-        first = self._attachment.step() + 1
-        is_due, sparsity = self._schedule_from(first)
-        now = np.flatnonzero(is_due[:count])
+        batches, accumulated = self.attachment.batches(), self.attachment.accumulated
+        # The steps that have begun before these batches, and after them.
+        begun = -(-batches // accumulated)
+        soon_begun = -(-(batches + count) // accumulated)
+        is_due, sparsity = self._schedule_from(begun + 1)
+        now = np.flatnonzero(is_due[: soon_begun - begun])
         if now.size:
-            self._prune(first + int(now[-1]), float(sparsity[now[-1]]))
-        later = np.flatnonzero(is_due[count:])
-        steps = int(later[0]) if later.size else len(is_due) - count
-        self._executions_to_next = steps // self._steps_per_execution
+            self._prune(begun + 1 + int(now[-1]), float(sparsity[now[-1]]))
+        later = np.flatnonzero(is_due[soon_begun - begun :])
+        known = len(is_due) - (soon_begun - begun)
+        next_due = soon_begun + (int(later[0]) if later.size else known)
+        missing = next_due * accumulated - (batches + count)
+        self._executions_to_next = missing // self._steps_per_execution
 
     def _prune(self, step, sparsity):
         if not 0 <= sparsity < 1:
@@ -115,7 +119,7 @@ class Pruning(SparseTraining):
                 f"step {step}."
             )
         if self._change_masks(step, sparsity):
-            self.state.thresholds.assign(self._attachment.smallest_magnitudes())
+            self.state.thresholds.assign(self.attachment.smallest_magnitudes())
 
     def _schedule_from(self, step):
         """What the schedule says of this step and of the next ones, as two arrays."""

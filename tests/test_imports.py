@@ -32,6 +32,7 @@ LAYERS = [
     {"model_copies"},
     {"batch_gradients", "conversion", "gradient_hook", "optimizer_state", "summary"},
     {"attachment", "gradient_flow", "gradient_regularization", "metainit", "oneshot"},
+    {"session"},
     {"sparse_training"},
     {"callbacks", "pruning"},
     {"analysis"},
