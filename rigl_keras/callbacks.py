@@ -111,8 +111,9 @@ class _Dynamic(SparseTraining):
         if unknown and self.last_update_step is None and not resolved:
             raise ValueError(
                 "last_update_step=None means 75 % of the training's steps, but this "
-                "training's length is unknown. Pass steps_per_epoch to fit, or a "
-                "last_update_step (-1: updates never stop)."
+                "training's length is unknown. Pass steps_per_epoch to fit, "
+                "total_steps to a custom loop, or a last_update_step (-1: updates "
+                "never stop)."
             )
         if self.skip_weight_step and self._steps_per_execution > 1:
             raise ValueError(
@@ -124,7 +125,7 @@ class _Dynamic(SparseTraining):
             raise ValueError(
                 "With steps_per_execution > 1 a mask update can only come at an "
                 "execution's end, and this training's epoch length is unknown. Pass "
-                "steps_per_epoch to fit."
+                "steps_per_epoch to fit, or total_steps to a custom loop."
             )
 
     def _last_update_step(self):

@@ -139,6 +139,7 @@ class Session:
         self._unseen = [each for each in self._unseen if not each.hook.was_called]
         # Loss scaling may have skipped the steps until now.
         if self._unseen and self._unseen[0].batches() > self._first_batch:
+            self._unseen = []
             raise ValueError(
                 "A training step was made with gradients that rigl_keras did not see, "
                 "so masked weights have left their traces in the optimizer. In a "
