@@ -66,7 +66,14 @@ def _not_scalar(variables):
 def _build_copy(optimizer, variables):
     # The learning rate does not matter here, and not every schedule can be copied.
     config = {**optimizer.get_config(), "learning_rate": 0.0}
-    copy = type(optimizer).from_config(config)
+    try:
+        copy = type(optimizer).from_config(config)
+    except TypeError as error:
+        raise ValueError(
+            f"Optimizer {optimizer.name!r} ({type(optimizer).__name__}) cannot be made "
+            "anew from its config, so it is not known which state it keeps for which "
+            "weight. Use an optimizer such as SGD, Adam, AdamW or RMSprop."
+        ) from error
     add_variable = copy.add_variable_from_reference
     made = []
 

@@ -180,17 +180,6 @@ def test_an_unknown_length_is_refused_where_it_is_needed():
         model.fit(unknown_length(), verbose=0, callbacks=[tiny.forever(SET)])
 
 
-def test_gradient_accumulation_is_refused():
-    if not tiny.IS_KERAS_3:
-        pytest.skip("only Keras 3 accumulates gradients")
-    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="gradient_accumulation_steps"):
-        tiny.fit(tiny.sparse_mlp(optimizer), tiny.forever(RigL))
-
-
-# Several steps in one execution
-
-
 @pytest.mark.parametrize(
     ("size", "every", "epochs", "expected"),
     [
