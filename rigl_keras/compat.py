@@ -119,11 +119,52 @@ def has_config(layer):
     return type(layer).get_config is not keras.Model.get_config
 
 
+def set_name(layer, name):
+    """Names a layer; the config of a subclassed model in Keras 2 leaves it out."""
+    if IS_KERAS_3:
+        layer.name = name
+    else:
+        layer._name = name
+
+
 def serialized(layer):
     """A layer as a dict of JSON types, for the config of another one."""
     if IS_KERAS_3:
         return keras.layers.serialize(layer)
     return keras.layers.serialize(layer, use_legacy_format=False)
+
+
+def deserialized(config, custom_objects=None):
+    """The layer of such a dict, or of one as HDF5 files of Keras 2 hold them."""
+    if IS_KERAS_3:
+        return keras.layers.deserialize(config, custom_objects)
+    is_legacy = "module" not in config
+    return keras.layers.deserialize(config, custom_objects, use_legacy_format=is_legacy)
+
+
+def build_config(model):
+    """What `build_from_config` needs to build a model like this one."""
+    return _plain(model.get_build_config())
+
+
+def _plain(shapes):
+    """Nested shapes in plain dicts and tuples: Keras 3 reads none that it tracks."""
+    if isinstance(shapes, dict):
+        return {key: _plain(value) for key, value in shapes.items()}
+    if isinstance(shapes, list | tuple):
+        is_shape = all(each is None or isinstance(each, int) for each in shapes)
+        return tuple(shapes) if is_shape else [_plain(each) for each in shapes]
+    return shapes
+
+
+def weights(layer):
+    """A layer's weights; none where Keras 2 complains that a model is not built."""
+    try:
+        return layer.weights
+    except ValueError:
+        if layer.built:
+            raise
+        return []
 
 
 def trace(layer, *args, **kwargs):

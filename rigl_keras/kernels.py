@@ -190,9 +190,11 @@ def join(*names):
 def own_weights(layer):
     """The weights of a layer that belong to none of its sublayers."""
     below = {
-        id(weight) for child in compat.sublayers(layer) for weight in child.weights
+        id(weight)
+        for child in compat.sublayers(layer)
+        for weight in compat.weights(child)
     }
-    return [weight for weight in layer.weights if id(weight) not in below]
+    return [weight for weight in compat.weights(layer) if id(weight) not in below]
 
 
 def kernel_axes(layer, variable):

@@ -151,12 +151,13 @@ class Sparse(keras.layers.Wrapper):
         self.built = True
 
     def _build_layer(self, input_shape):
+        if self._is_layer_built():
+            return
         build = inspect.signature(self.layer.build).parameters.values()
         needed = [each for each in build if each.default is each.empty]
         if len(needed) <= 1:
             super().build(input_shape)
-        built = all(child.built for child, _ in kernels.walk(self.layer))
-        if built and kernels.find_kernels(self.layer):
+        if self._is_layer_built():
             return
         # Several inputs, or sublayers that are made or built in `call` only.
         if self._first_call is None:
@@ -166,6 +167,10 @@ class Sparse(keras.layers.Wrapper):
             args, kwargs = self._first_call()
             compat.trace(self.layer, *args, **kwargs)
             self._built_by_call = True
+
+    def _is_layer_built(self):
+        built = all(child.built for child, _ in kernels.walk(self.layer))
+        return built and bool(kernels.find_maskable(self.layer))
 
     def _sparsity_by_path(self, found):
         paths = [each.path for each in found if each.is_kernel]
@@ -287,7 +292,8 @@ class Sparse(keras.layers.Wrapper):
                 f"rigl_keras: its config has version {version}, and this one reads "
                 f"versions up to {CONFIG_VERSION}. Install a newer rigl_keras."
             )
-        return super().from_config(config, custom_objects=custom_objects)
+        layer = compat.deserialized(config.pop("layer"), custom_objects)
+        return cls(layer, **config)
 
 
 def _checked_sparsity(sparsity):

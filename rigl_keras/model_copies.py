@@ -52,7 +52,8 @@ def _clone(model, convert):
 def _copy_subclassed(model, convert):
     sparse = convert(model)
     copy = copy_layer(model) if sparse is None else sparse.layer
-    copy.build_from_config(model.get_build_config())
+    copy.build_from_config(compat.build_config(model))
+    copy.built = True
     paths = [each.path for each in kernels.find_maskable(model)]
     if [each.path for each in kernels.find_maskable(copy)] != paths:
         raise ValueError(
@@ -86,6 +87,8 @@ def copy_layer(layer):
             "model as it is, rigl_keras.SparseModel(rigl_keras.Sparse(model, sparsity))"
             ", and call it on a batch."
         ) from error
+    if compat.is_subclassed_model(layer):
+        compat.set_name(copy, layer.name)
     if isinstance(layer, keras.layers.Layer) and copy.name != layer.name:
         raise ValueError(
             f"Layer {layer.name!r} cannot be copied: {type(layer).__name__}.get_config "

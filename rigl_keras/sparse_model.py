@@ -17,8 +17,8 @@ class SparseModel(keras.Model):
     """Trains a subclassed model whose kernels are sparse.
 
     Keras cannot copy a subclassed model layer by layer, so it is wrapped whole. It
-    takes the inputs of the model, a tensor or lists and dicts of tensors, and is built
-    by the first call, unless the model is built already. Its config, and so `.keras`
+    takes the inputs of the model, a tensor or lists and dicts of tensors. Call it once
+    on a batch before `fit`, which builds it. Its config, and so `.keras`
     files, need the model's own `get_config`; weights files and `tf.train.Checkpoint`
     do not.
 
@@ -55,19 +55,22 @@ class SparseModel(keras.Model):
 
     def get_config(self):
         """The config of the `Sparse` layer, which holds that of the model."""
-        return {"name": self.name, "sparse": compat.serialized(self.sparse)}
+        sparse = compat.serialized(self.sparse)
+        # Keras 3 writes how to build the model too, and cannot read it for dicts.
+        sparse["config"]["layer"].pop("build_config", None)
+        return {"name": self.name, "sparse": sparse}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The model of a config."""
-        sparse = keras.layers.deserialize(config["sparse"], custom_objects)
+        sparse = compat.deserialized(config["sparse"], custom_objects)
         return cls(sparse, name=config["name"])
 
     def get_build_config(self):
         """The inputs of the last call, by which a loaded model is built."""
         if self._inputs is not None:
             return {"inputs": self._inputs}
-        return {"layer": self.sparse.layer.get_build_config()}
+        return {"layer": compat.build_config(self.sparse.layer)}
 
     def build_from_config(self, config):
         """Builds a model that is being loaded from a file."""
