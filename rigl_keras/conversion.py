@@ -218,7 +218,9 @@ def _chosen(maskable, include, masks, distribution):
     for mapping in (masks, distribution):
         if isinstance(mapping, collections.abc.Mapping):
             named |= set(mapping)
-    named |= kernels.matching([each.path for each in maskable], include, "include")
+    if include:
+        paths = [each.path for each in maskable]
+        named |= kernels.matching(paths, include, "include")
     return [each for each in maskable if each.is_kernel or each.path in named]
 
 

@@ -161,6 +161,11 @@ def matching(paths, patterns, name):
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     matched = set()
+    if not patterns:
+        raise ValueError(
+            f"Expected `{name}` to be glob patterns that match some of {paths}, but "
+            "got none."
+        )
     for pattern in patterns:
         found = isinstance(pattern, str) and [
             path for path in paths if fnmatch.fnmatchcase(path, pattern)
