@@ -13,6 +13,7 @@ from rigl_keras.oneshot import prune_once
 from rigl_keras.pruning import Pruning
 from rigl_keras.sparse_model import SparseModel
 from rigl_keras.summary import summary
+from rigl_keras.tfmot import from_tfmot
 from rigl_keras.version import __version__
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Static",
     "__version__",
     "distributions",
+    "from_tfmot",
     "get_masks",
     "init_utils",
     "mask_updaters",

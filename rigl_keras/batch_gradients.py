@@ -6,7 +6,8 @@ RigL may grow from such a gradient; gradient flow is measured by it.
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.kernels import masked
+from rigl_keras.kernels import masked, walk
+from rigl_keras.tfmot_wrappers import is_pruning
 
 
 def check_batch(name, data):
@@ -96,6 +97,7 @@ class BatchGradients:
         return self._run(lambda: self._gradient_products(masks))
 
     def _run(self, function):
+        _check_forward_pass(self._model)
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
         replica_function = tf.function(lambda: self._without_trace(function))
@@ -175,3 +177,14 @@ class BatchGradients:
         replicas = model.distribute_strategy.num_replicas_in_sync
         additional = [tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses]
         return loss - sum(additional) / replicas
+
+
+def _check_forward_pass(model):
+    """Refuses a model whose forward pass in training mode changes its weights."""
+    if any(is_pruning(layer) for layer, _ in walk(model)):
+        raise ValueError(
+            f"Model {model.name!r} is pruned by TFMOT's wrappers, in any forward pass "
+            "in training mode, so none can be made just to see a gradient. Train it "
+            "with a callback such as rigl_keras.Static(), which stops that, or use "
+            "rigl_keras.from_tfmot(model)."
+        )

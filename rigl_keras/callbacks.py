@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat, mask_updaters, schedules
@@ -52,11 +53,20 @@ class _Dynamic(SparseTraining):
         self._known_missing: set[str] = set()
         self._next_update = None
         self._executions_to_next = 0
+        self._is_beginning = False
 
     def _begin(self, session):
         self._check_length_is_known()
         super()._begin(session)
         session.logs[self._log_name] = float(self.state.drop_fraction.numpy())
+        self._is_beginning = True
+        if self.attachment.sparsity() == 0:
+            warnings.warn(
+                f"{type(self).__name__}: the masks exclude no weight, so the model "
+                "trains densely. Give it sparse ones first, with sparsify(sparsity=...)"
+                ", prune_once or set_masks.",
+                stacklevel=2,
+            )
 
     @property
     def _log_name(self):
@@ -82,6 +92,9 @@ class _Dynamic(SparseTraining):
     def on_epoch_begin(self, epoch, logs=None):
         """Plans from the optimizer's step count, which other callbacks may restore."""
         batches = self.attachment.batches()
+        if self._is_beginning and epoch > 0:
+            self._warn_of_lost_state(epoch)
+        self._is_beginning = False
         if self._last_update_step() == _UNRESOLVED:
             per_epoch, accumulated = self.params["steps"], self.attachment.accumulated
             done = min(batches, epoch * per_epoch)  # by this training, if resumed
@@ -126,6 +139,21 @@ class _Dynamic(SparseTraining):
                 "With steps_per_execution > 1 a mask update can only come at an "
                 "execution's end, and this training's epoch length is unknown. Pass "
                 "steps_per_epoch to fit, or total_steps to a custom loop."
+            )
+
+    def _warn_of_lost_state(self, epoch):
+        """A resumed training whose callback is new knows less than before."""
+        hook = self.attachment.hook
+        known = dict(hook.gradient_averages)
+        if hook.highest_learning_rate is not None:
+            known["highest learning rate"] = hook.highest_learning_rate
+        if known and not any(np.any(each.numpy()) for each in known.values()):
+            warnings.warn(
+                f"{type(self).__name__}: training goes on in epoch {epoch + 1} without "
+                f"what the callback knew before: {sorted(known)}. To keep it, call "
+                "`prepare(model)` and put the callback's `state` into a "
+                "tf.train.Checkpoint beside model and optimizer.",
+                stacklevel=2,
             )
 
     def _last_update_step(self):

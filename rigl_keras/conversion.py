@@ -9,11 +9,17 @@ from tensorflow import keras
 from rigl_keras import compat, distributions, kernels
 from rigl_keras.kernels import masked
 from rigl_keras.layers import Sparse, check_initializer, initial_values
-from rigl_keras.masks import check_mask, is_sparse, sparse_kernels
-from rigl_keras.model_copies import copy_layer, copy_model, copy_weights
+from rigl_keras.masks import check_mask, sparse_kernels
+from rigl_keras.model_copies import (
+    copy_layer,
+    copy_model,
+    copy_weights,
+    is_wrapper,
+)
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask, top_k_mask
 from rigl_keras.sparse_model import SparseModel
+from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
 
 def sparsify(
@@ -128,7 +134,8 @@ def strip(model):
     """Makes a plain copy of a sparse model, with the masks baked into the weights.
 
     Args:
-      model: a Sequential or Functional model with `Sparse` layers, or a `SparseModel`.
+      model: a Sequential or Functional model with `Sparse` layers or TFMOT's wrappers,
+        or a `SparseModel`.
 
     Returns:
       A model of plain Keras layers, or of the class that the `SparseModel` wraps, with
@@ -152,19 +159,7 @@ def strip(model):
             f"Model {model.name!r} has no sparse kernel, so there is nothing to strip."
         )
     plain = copy_model(model, _unwrapped)
-    left = [layer.name for layer, _ in kernels.walk(plain) if isinstance(layer, Sparse)]
-    if left:
-        raise ValueError(
-            f"Layers {left} are made inside a layer's own code, where they cannot be "
-            "replaced. Build that layer without Sparse and copy the weights."
-        )
     copy_weights(model, plain)
-    for kernel, target in zip(
-        kernels.find_maskable(model), kernels.find_maskable(plain), strict=True
-    ):
-        if is_sparse(kernel.variable):
-            mask = kernel.variable.constraint.mask
-            target.variable.assign(masked(compat.raw(kernel.variable), mask))
     return plain
 
 
@@ -189,6 +184,12 @@ def _check_plain(model):
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "
             "model.build(input_shape), before sparsify."
+        )
+    if any(is_pruning_wrapper(layer) for layer, _ in kernels.walk(model)):
+        raise ValueError(
+            f"Model {model.name!r} has wrappers of TFMOT's prune_low_magnitude, with "
+            "masks of their own. Take those over, rigl_keras.from_tfmot(model), or "
+            "`strip` it first."
         )
     if any(isinstance(layer, Sparse) for layer, _ in kernels.walk(model)):
         raise ValueError(
@@ -304,4 +305,13 @@ def _wrapped(layer, planned, seed):
 
 
 def _unwrapped(layer):
-    return copy_layer(layer.layer) if isinstance(layer, Sparse) else None
+    if is_wrapper(layer):
+        return copy_layer(layer.layer)
+    if isinstance(layer, keras.layers.Layer):  # Keras 3 clones operations too.
+        held = [child.name for child, _ in kernels.walk(layer) if is_wrapper(child)]
+        if held:
+            raise ValueError(
+                f"Layers {held} are made inside a layer's own code, where they cannot "
+                "be replaced. Build that layer without wrappers and copy the weights."
+            )
+    return None

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
+from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
 # Their kernels have one weight per channel and tap: there is no fan-in to make sparse.
 _DEPTHWISE_LAYERS = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -99,6 +100,8 @@ def find_maskable(layer, path=""):
     """
     found = {}
     for owner, owner_path in walk(layer, path):
+        if is_pruning_wrapper(owner):
+            continue  # Its own weights are masks.
         for variable in own_weights(owner):
             if is_maskable(variable) and id(variable) not in found:
                 path = join(owner_path, compat.variable_name(variable))
@@ -183,8 +186,13 @@ def walk(layer, path=""):
     """Yields `(layer, path)` for a layer and everything below it, depth first."""
     yield layer, path
     for child in compat.sublayers(layer):
-        # A wrapper may leave itself out of the paths of what it wraps.
-        yield from walk(child, join(path, getattr(child, "path_name", child.name)))
+        yield from walk(child, join(path, _path_name(child)))
+
+
+def _path_name(layer):
+    # A wrapper may leave itself out of the paths of what it wraps.
+    own_name = "" if is_pruning_wrapper(layer) else layer.name
+    return getattr(layer, "path_name", own_name)
 
 
 def join(*names):

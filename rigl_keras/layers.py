@@ -14,6 +14,7 @@ from rigl_keras.kernels import masked
 from rigl_keras.masks import MaskConstraint
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask
+from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
 # Of the layer's config. Raise it when a config changes its meaning, and let
 # `Sparse.from_config` read the older ones; files without it are of version 0.
@@ -108,6 +109,12 @@ class Sparse(keras.layers.Wrapper):
             raise ValueError(
                 f"Layer {layer.name!r} is or holds a Sparse layer already. Wrap the "
                 "plain layer, or change the masks with rigl_keras.set_masks."
+            )
+        if any(is_pruning_wrapper(child) for child, _ in kernels.walk(layer)):
+            raise ValueError(
+                f"Layer {layer.name!r} is or holds a wrapper of TFMOT's "
+                "prune_low_magnitude, with a mask of its own. Wrap the plain layer; or "
+                "take TFMOT's masks over, rigl_keras.from_tfmot(model)."
             )
         check_initializer(initializer)
         kwargs.setdefault("name", f"sparse_{layer.name}")

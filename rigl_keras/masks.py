@@ -8,6 +8,7 @@ from tensorflow import keras
 
 from rigl_keras import compat, kernels
 from rigl_keras.kernels import masked
+from rigl_keras.tfmot_wrappers import pruned_weights
 
 
 class SparseKernel(NamedTuple):
@@ -16,7 +17,8 @@ class SparseKernel(NamedTuple):
     Attributes:
       path: where it is in the model, such as "conv1/kernel"; the same in both Kerases.
       kernel: the kernel's variable, exactly 0 wherever the mask is False.
-      mask: a bool variable of the kernel's shape.
+      mask: a variable of the kernel's shape, of bools; of 0.0 and 1.0 where it is
+        TFMOT's.
       in_axes: axes that count input units.
       out_axes: axes that count output units.
     """
@@ -44,7 +46,8 @@ def sparse_kernels(model):
     """The kernels of a model that have a mask.
 
     Args:
-      model: a built model or layer that holds `Sparse` layers.
+      model: a built model or layer that holds `Sparse` layers, or those of TFMOT's
+        `prune_low_magnitude`.
 
     Returns:
       A list of `SparseKernel`, in the order of the layers, empty for a dense model.
@@ -55,13 +58,16 @@ def sparse_kernels(model):
         the model is dense in spite of its masks.
     """
     compat.check_layer(model, "a model")
-    found = [each for each in kernels.find_maskable(model) if is_sparse(each.variable)]
-    _check_complete(model, found)
+    masks = masks_by_weight(model)
+    found = [
+        each for each in kernels.find_maskable(model) if id(each.variable) in masks
+    ]
+    _check_complete(model, found, masks)
     return [
         SparseKernel(
             kernel.path,
             kernel.variable,
-            kernel.variable.constraint.mask,
+            masks[id(kernel.variable)],
             kernel.in_axes,
             kernel.out_axes,
         )
@@ -74,11 +80,29 @@ def is_sparse(variable):
     return isinstance(getattr(variable, "constraint", None), MaskConstraint)
 
 
-def _check_complete(model, found):
+def masks_by_weight(model):
+    """The mask variables below a model.
+
+    Args:
+      model: a built model or layer.
+
+    Returns:
+      A dict from the ids of weights to the masks that keep them at 0, or by which TFMOT
+      multiplies them; of whatever rank.
+    """
+    masks: dict[int, Any] = {}
+    for layer, _ in kernels.walk(model):
+        masks |= {id(weight): mask for weight, mask in pruned_weights(layer)}
+        for weight in filter(is_sparse, kernels.own_weights(layer)):
+            masks[id(weight)] = weight.constraint.mask
+    return masks
+
+
+def _check_complete(model, found, masks):
     """Refuses a model in which a mask has lost its kernel, which is then dense."""
     for kernel in found:
         kernels.check_effective(kernel)
-    in_use = {id(kernel.variable.constraint.mask) for kernel in found}
+    in_use = {id(masks[id(kernel.variable)]) for kernel in found}
     for layer, path in kernels.walk(model):
         lost = [
             compat.variable_name(mask)

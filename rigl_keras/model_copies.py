@@ -1,10 +1,15 @@
 """Copies of models, in which layers may become others; and their weights."""
 
+import contextlib
+
+import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, kernels
 from rigl_keras.layers import Sparse
+from rigl_keras.masks import masks_by_weight
 from rigl_keras.sparse_model import SparseModel
+from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
 
 def copy_model(model, convert):
@@ -22,11 +27,19 @@ def copy_model(model, convert):
       ValueError: for a subclassed model without a config, or that its config does not
         build.
     """
-    if isinstance(model, SparseModel):
-        return _copy_subclassed(model.sparse.layer, lambda layer: None)
-    if compat.is_graph_model(model):
-        return _clone(model, convert)
-    return _copy_subclassed(model, convert)
+    with _scope_of(model):
+        if isinstance(model, SparseModel):
+            return _copy_subclassed(model.sparse.layer, lambda layer: None)
+        if compat.is_graph_model(model):
+            return _clone(model, convert)
+        return _copy_subclassed(model, convert)
+
+
+def _scope_of(model):
+    """Where the copy belongs: to the strategy in scope, or else to the model's."""
+    if tf.distribute.has_strategy():
+        return contextlib.nullcontext()
+    return model.distribute_strategy.scope()
 
 
 def _clone(model, convert):
@@ -98,7 +111,7 @@ def copy_layer(layer):
 
 
 def copy_weights(source, target):
-    """Copies all weights but masks between a model and its copy, layer by layer.
+    """Copies all weights between a model and its copy, layer by layer, masked.
 
     Not list by list: wrapped layers list their weights in another order in Keras 2.
 
@@ -106,6 +119,7 @@ def copy_weights(source, target):
       ValueError: when layers of `source` share a weight that is two in `target`.
     """
     copies: dict[int, int] = {}
+    masks = masks_by_weight(source)
     for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
         weights = kernels.own_weights(layer)
         for weight, new in zip(weights, kernels.own_weights(copy), strict=True):
@@ -116,7 +130,10 @@ def copy_weights(source, target):
                     "Keras loses when it copies them. Share the layer itself, or let "
                     "one layer hold both."
                 )
-            new.assign(compat.raw(weight))
+            values = compat.raw(weight)
+            if id(weight) in masks:
+                values = kernels.masked(values, masks[id(weight)])
+            new.assign(values)
         if hasattr(copy, "finalize_state"):
             copy.finalize_state()  # Preprocessing computes with what it derives here.
 
@@ -125,5 +142,10 @@ def _plain_layers(model):
     return [
         layer
         for layer, _ in kernels.walk(model)
-        if not isinstance(layer, Sparse | SparseModel)
+        if not is_wrapper(layer) and not isinstance(layer, SparseModel)
     ]
+
+
+def is_wrapper(layer):
+    """True for what gives the kernels of a layer masks: `Sparse` or TFMOT's."""
+    return isinstance(layer, Sparse) or is_pruning_wrapper(layer)

@@ -14,6 +14,7 @@ from rigl_keras.kernels import matching
 from rigl_keras.masks import sparse_kernels
 from rigl_keras.observers import observers
 from rigl_keras.session import FitSession, Session, session_of
+from rigl_keras.tfmot import adopt
 
 
 class SparseTraining(keras.callbacks.Callback):
@@ -64,6 +65,7 @@ class SparseTraining(keras.callbacks.Callback):
         Raises:
           ValueError: when the model cannot be trained sparsely.
         """
+        adopt(model)
         if optimizer is None:
             optimizer = getattr(model, "optimizer", None)
         if self.attachment is None or not self.attachment.fits(model, optimizer):

@@ -6,6 +6,7 @@ import numpy as np
 
 from rigl_keras import compat, kernels
 from rigl_keras.masks import sparse_kernels
+from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
 
 class SummaryRow(NamedTuple):
@@ -95,6 +96,8 @@ def _rows(model):
     hidden = {id(mask) for mask in masks.values()}
     rows, seen = [], set()
     for layer, path in kernels.walk(model):
+        if is_pruning_wrapper(layer):
+            continue  # Masks, thresholds and step counts.
         for weight in kernels.own_weights(layer):
             if id(weight) in hidden or id(weight) in seen:
                 continue

@@ -370,3 +370,14 @@ def test_a_sparse_model_loads_from_its_file_and_sparsified_again(tmp_path):
     again = tiny.sparsify(rigl_keras.strip(loaded), 0.8, method="magnitude")
     tiny.assert_same_masks(rigl_keras.get_masks(again), rigl_keras.get_masks(sparse))
     np.testing.assert_allclose(again(x), sparse(x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_made_outside_of_the_strategys_scope_belongs_to_it():
+    strategy = tiny.two_replicas()
+    with strategy.scope():
+        model = tiny.mlp()
+    sparse = tiny.sparsify(model)
+    assert sparse.distribute_strategy is strategy
+    for variable in sparse.weights:
+        assert len(tiny.raw(variable).values) == 2
+    assert rigl_keras.strip(sparse).distribute_strategy is strategy
