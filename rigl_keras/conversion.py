@@ -222,7 +222,9 @@ def _chosen(maskable, include, masks, distribution):
     if include:
         paths = [each.path for each in maskable]
         named |= kernels.matching(paths, include, "include")
-    return [each for each in maskable if each.is_kernel or each.path in named]
+    # Kernels first, so that what else is chosen does not change their draws.
+    kernel_first = sorted(maskable, key=lambda each: not each.is_kernel)
+    return [each for each in kernel_first if each.is_kernel or each.path in named]
 
 
 def _given_masks(found, masks, overrides):

@@ -116,13 +116,21 @@ def copy_weights(source, target):
     Not list by list: wrapped layers list their weights in another order in Keras 2.
 
     Raises:
-      ValueError: when layers of `source` share a weight that is two in `target`.
+      ValueError: when a layer of `target` has other weights, or layers of `source`
+        share a weight that is two in `target`.
     """
     copies: dict[int, int] = {}
     masks = masks_by_weight(source)
     for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
-        weights = kernels.own_weights(layer)
-        for weight, new in zip(weights, kernels.own_weights(copy), strict=True):
+        weights, new_weights = kernels.own_weights(layer), kernels.own_weights(copy)
+        if _described(weights) != _described(new_weights):
+            raise ValueError(
+                f"Layer {layer.name!r} has the weights {_described(weights)}, but made "
+                f"anew from its config {_described(new_weights)}, so it cannot be "
+                "copied. Do not share single weights between layers, nor add or "
+                "replace any, and let get_config say all that `build` needs."
+            )
+        for weight, new in zip(weights, new_weights, strict=True):
             if copies.setdefault(id(weight), id(new)) != id(new):
                 raise ValueError(
                     f"Layer {layer.name!r} shares the weight "
@@ -136,6 +144,10 @@ def copy_weights(source, target):
             new.assign(values)
         if hasattr(copy, "finalize_state"):
             copy.finalize_state()  # Preprocessing computes with what it derives here.
+
+
+def _described(weights):
+    return [(compat.variable_name(each), tuple(each.shape)) for each in weights]
 
 
 def _plain_layers(model):
