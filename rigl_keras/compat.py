@@ -376,6 +376,30 @@ def check_fit(model):
             )
 
 
+def refuse_fit(model):
+    """Has `fit` say what to do instead, where Keras's own fails with several workers.
+
+    It fails before it looks at any callback, so `check_fit` would come too late.
+    """
+    strategy = model.distribute_strategy
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+    replicas_here = len(strategy.extended.worker_devices)
+    if not IS_KERAS_3 or strategy.num_replicas_in_sync == replicas_here:
+        return
+
+    def fit(*args, **kwargs):
+        raise ValueError(
+            f"The fit of Keras {keras_version()} itself fails with several workers "
+            "(MultiWorkerMirroredStrategy). Set TF_USE_LEGACY_KERAS=1 before "
+            "TensorFlow is imported, under which it works; or train in a loop of your "
+            "own: with callback.attached(model, optimizer, total_steps)."
+        )
+
+    # Past Keras, which tracks attributes.
+    object.__setattr__(model, "fit", fit)
+
+
 def forward_state(model):
     """Variables that a forward pass in training mode or the loss may change.
 

@@ -15,6 +15,7 @@ from rigl_keras.model_copies import (
     copy_model,
     copy_weights,
     is_wrapper,
+    scope_of,
 )
 from rigl_keras.seeding import stateless_seed
 from rigl_keras.selection import random_mask, top_k_mask
@@ -111,7 +112,8 @@ def sparsify(
     for kernel in found:
         if id(kernel.variable) in planned:
             kernels.check_effective(kernel)
-    sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
+    with scope_of(model):
+        sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
     copy_weights(model, sparse)
     init_seed = seed if init_seed is None else init_seed
     embeddings = {each.path for each in found if each.is_embedding}
@@ -127,6 +129,7 @@ def sparsify(
         kernel.kernel.assign(values)
     if verbose:
         _print_dense_weights(sparse)
+    compat.refuse_fit(sparse)
     return sparse
 
 
@@ -158,6 +161,7 @@ def strip(model):
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to strip."
         )
+    # Outside of the model's strategy, so that one worker alone may strip and save it.
     plain = copy_model(model, _unwrapped)
     copy_weights(model, plain)
     return plain

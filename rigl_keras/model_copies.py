@@ -27,16 +27,18 @@ def copy_model(model, convert):
       ValueError: for a subclassed model without a config, or that its config does not
         build.
     """
-    with _scope_of(model):
-        if isinstance(model, SparseModel):
-            return _copy_subclassed(model.sparse.layer, lambda layer: None)
-        if compat.is_graph_model(model):
-            return _clone(model, convert)
-        return _copy_subclassed(model, convert)
+    if isinstance(model, SparseModel):
+        return _copy_subclassed(model.sparse.layer, lambda layer: None)
+    if compat.is_graph_model(model):
+        return _clone(model, convert)
+    return _copy_subclassed(model, convert)
 
 
-def _scope_of(model):
-    """Where the copy belongs: to the strategy in scope, or else to the model's."""
+def scope_of(model):
+    """The scope for a copy to be trained: of the strategy in scope, else the model's.
+
+    Several workers have to make it together, as its variables are sent around.
+    """
     if tf.distribute.has_strategy():
         return contextlib.nullcontext()
     return model.distribute_strategy.scope()

@@ -4,6 +4,7 @@ from rigl_keras import compat, kernels
 from rigl_keras.conversion import sparsify, strip
 from rigl_keras.kernels import masked
 from rigl_keras.masks import MaskConstraint, get_masks, is_sparse
+from rigl_keras.model_copies import scope_of
 from rigl_keras.tfmot_wrappers import is_pruning_wrapper, pruned_weights, stop_pruning
 
 
@@ -48,7 +49,8 @@ def from_tfmot(model, verbose=True):
             "prune_low_magnitude and build it first, or make it sparse with "
             "rigl_keras.sparsify."
         )
-    sparse = sparsify(strip(model), masks=get_masks(model), verbose=verbose)
+    with scope_of(model):
+        sparse = sparsify(strip(model), masks=get_masks(model), verbose=verbose)
     if verbose:
         _print_lost_masks(model)
     return sparse

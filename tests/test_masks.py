@@ -256,5 +256,5 @@ def test_weights_that_copies_would_no_longer_share_are_refused():
         second._kernel = first._kernel
     else:
         second._trainable_weights[0] = first.kernel
-    with pytest.raises(ValueError, match="[Ss]hare"):
+    with pytest.raises(ValueError, match=r"[Ss]hare"):
         tiny.sparsify(model)
