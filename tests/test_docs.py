@@ -1,0 +1,31 @@
+"""The Python examples of the README and of docs/ run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def examples(path):
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+# The examples of the README's "Your own model" build on one another; the first stands
+# alone. So do those of each page.
+FIRST, *REST = examples("README.md")
+PAGES = {
+    "README, first": [FIRST],
+    "README, own": REST,
+    **{name: examples(f"docs/{name}") for name in ("extending.md", "training.md")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(PAGES[page]), page, "exec"), {})
+    if page.startswith("README"):
+        assert list(tmp_path.glob("*.keras"))
