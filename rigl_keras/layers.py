@@ -118,6 +118,8 @@ class Sparse(keras.layers.Wrapper):
             )
         check_initializer(initializer)
         kwargs.setdefault("name", f"sparse_{layer.name}")
+        # Else unfreezing the wrapper of a frozen layer would change nothing in Keras 3.
+        kwargs.setdefault("trainable", layer.trainable)
         # The wrapped layer casts its inputs as its own dtype policy says.
         super().__init__(layer, autocast=False, **kwargs)
         self.sparsity = _checked_sparsity(sparsity)

@@ -29,3 +29,20 @@ def test_examples_run(page, tmp_path, monkeypatch):
     exec(compile("\n".join(PAGES[page]), page, "exec"), {})
     if page.startswith("README"):
         assert list(tmp_path.glob("*.keras"))
+
+
+NAMED_TESTS = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "README.md").read_text())
+
+
+def test_every_line_of_the_support_table_names_a_test():
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| | Keras 3 |") : text.index("Limits of Keras itself")]
+    lines = [line for line in table.strip().splitlines()[2:] if "**" not in line]
+    assert len(lines) > 30
+    assert all(re.search(r"`[\w/]+\.py::\w+`", line) for line in lines)
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED_TESTS)))
+def test_the_tests_that_the_readme_names_exist(file, name):
+    source = (ROOT / "tests" / file).read_text()
+    assert re.search(rf"^def {name}\(", source, re.MULTILINE)

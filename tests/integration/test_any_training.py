@@ -4,8 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 from tensorflow import keras
 
@@ -158,7 +159,7 @@ def callbacks(draw):
 
 set_ups = st.fixed_dictionaries(
     {
-        "sparsity": st.floats(0.05, 0.95),
+        "sparsity": st.floats(0.3, 0.95),
         "distribution": st.sampled_from(["uniform", "er", "erk"]),
         "initializer": st.sampled_from([None, "unit_scaled", "layer_scaled"]),
         "seed": st.integers(0, 9),
@@ -196,13 +197,24 @@ def train(model, data, callback):
     with warnings.catch_warnings():
         # Of an update left out as gradients overflow, or of masks without a zero.
         warnings.simplefilter("ignore", UserWarning)
-        model.fit(x, y, batch_size=4, epochs=2, verbose=0, callbacks=[callback, check])
+        try:
+            model.fit(
+                x, y, batch_size=4, epochs=2, verbose=0, callbacks=[callback, check]
+            )
+        except tf.errors.AbortedError as error:
+            # TensorFlow 2.21's oneDNN has no kernel for some tiny fused convolutions.
+            assume("primitive descriptor" not in str(error))
+            raise
 
 
 def run(data, shape, layer):
     keras.mixed_precision.set_global_policy(data.draw(policies))
     model = data.draw(networks(shape, layer))
-    sparse = rigl_keras.sparsify(model, verbose=False, **data.draw(set_ups))
+    try:
+        sparse = rigl_keras.sparsify(model, verbose=False, **data.draw(set_ups))
+    except ValueError as error:
+        assume("Every kernel would stay dense" not in str(error))
+        raise
     sparse.compile(data.draw(optimizers()), "mse", **data.draw(ways))
     generator = np.random.RandomState(0)
     x = generator.randn(SAMPLES, *shape).astype(np.float32)
@@ -215,7 +227,7 @@ def run(data, shape, layer):
         rtol=1e-2,
         atol=1e-2,
     )
-    keras.utils.clear_session()
+    keras.backend.clear_session()
 
 
 EXAMPLES = settings(
