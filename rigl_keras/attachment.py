@@ -55,7 +55,7 @@ class Attachment:
         self.optimizer = optimizer
         self._updater = updater
         self._seed = seed
-        self._strategy = model.distribute_strategy
+        self._strategy = compat.strategy_of(model)
         variables = list(model.trainable_variables)
         trainable = {id(variable) for variable in variables}
         # Frozen kernels are masked but never updated; indices count all kernels, so

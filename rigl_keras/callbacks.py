@@ -75,7 +75,7 @@ class _Dynamic(SparseTraining):
 
     def _prepare_state(self, model):
         state = self.state
-        with model.distribute_strategy.scope():
+        with compat.strategy_of(model).scope():
             if not hasattr(state, "last_update_step"):
                 last = self.last_update_step
                 last = _UNRESOLVED if last is None else last

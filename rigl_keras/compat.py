@@ -335,6 +335,11 @@ def _hooked_apply_gradients(apply_gradients, optimizer, hooks):
     return hooked
 
 
+def strategy_of(layer):
+    """The distribution strategy of a model; for a layer alone, that in scope."""
+    return getattr(layer, "distribute_strategy", tf.distribute.get_strategy())
+
+
 def accumulation_steps(optimizer):
     """How many batches make one step of the optimizer: 1, but for accumulation."""
     optimizer = innermost_optimizer(optimizer)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from rigl_keras import compat
 from rigl_keras.attachment import Attachment
 from rigl_keras.mask_updaters import Magnitude
 from rigl_keras.sparse_training import SparseTraining
@@ -86,7 +87,7 @@ class Pruning(SparseTraining):
         before = getattr(self.state, "thresholds", None)
         # Another model, or another choice of what is frozen, has other kernels.
         if before is None or before.shape != zeros.shape:
-            with model.distribute_strategy.scope():
+            with compat.strategy_of(model).scope():
                 self.state.thresholds = tf.Variable(zeros)
 
     def before_steps(self):

@@ -86,7 +86,8 @@ class SparseTraining(keras.callbacks.Callback):
         contexts, one inside the other; `run` of any of them serves all.
 
         Args:
-          model: a built model with sparse kernels, which need not be compiled.
+          model: a built model with sparse kernels, which need not be compiled; or a
+            layer that holds some.
           optimizer: the one that the step applies gradients by; None for the one the
             model is compiled with.
           total_steps: int >= 1, how many batches the loop will make, of which the last

@@ -282,3 +282,26 @@ def test_a_loop_that_broke_off_leaves_the_optimizer_as_it_was():
         raise KeyError
     assert not {"apply", "apply_gradients"} & (set(vars(optimizer)) - before)
     train(model, optimizer, callback)
+
+
+def test_a_loop_of_train_on_batch():
+    model = tiny.compiled(exact_net(), sgd())
+    callback = callback_of(RigL)
+    with callback.attached(model):
+        for x, y in BATCHES:
+            callback.run(model.train_on_batch, x, y)
+    assert digest(rigl_keras.get_masks(model)) == GOLDEN["RigL"]
+
+
+def test_a_sparse_layer_alone_is_trained():
+    layer = rigl_keras.Sparse(keras.layers.Dense(3), 0.5, seed=1)
+    x, y = tiny.data()
+    layer(x)
+    with tiny.forever(RigL).attached(layer, sgd()) as callback:
+        step = make_step(layer, callback.attachment.optimizer)
+        before = rigl_keras.get_masks(layer)
+        for i in range(0, 32, 8):
+            callback.run(step, x[i : i + 8], y[i : i + 8])
+            tiny.assert_zero_off_masks(layer)
+    (old,), (new,) = before.values(), rigl_keras.get_masks(layer).values()
+    assert old.sum() == new.sum() and (old != new).any()
