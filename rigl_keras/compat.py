@@ -98,10 +98,19 @@ def sublayers(layer):
 
 
 def is_graph_model(layer):
-    """True for a Sequential or Functional model, which can be cloned layer by layer."""
-    if isinstance(layer, keras.Sequential):
-        return True
-    return isinstance(layer, keras.Model) and bool(getattr(layer, "inputs", None))
+    """True for a Sequential or Functional model, which can be cloned layer by layer.
+
+    Not for one of a class with a config of its own, such as KerasHub's: its clone would
+    be another class, without the attributes and methods that the model is used by.
+    """
+    if not isinstance(layer, keras.Model) or _has_own_config(layer):
+        return False
+    return isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
+
+
+def _has_own_config(model):
+    owner = next(cls for cls in type(model).__mro__ if "get_config" in vars(cls))
+    return owner.__module__.split(".")[0] not in ("keras", "tf_keras")
 
 
 def is_subclassed_model(layer):
@@ -116,7 +125,7 @@ def has_config(layer):
     """
     if IS_KERAS_3 or not is_subclassed_model(layer):
         return True
-    return type(layer).get_config is not keras.Model.get_config
+    return _has_own_config(layer)
 
 
 def set_name(layer, name):

@@ -39,7 +39,7 @@ def sparsify(
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
     Weights are copied. The copy is to be compiled anew. Prints which weights of rank 2
-    or more stay dense.
+    or more, but biases, stay dense.
 
     Args:
       model: a built Sequential or Functional model, nested ones included, without
@@ -174,7 +174,9 @@ def _print_dense_weights(model):
         kernels.join(path, compat.variable_name(weight))
         for layer, path in kernels.walk(model)
         for weight in kernels.own_weights(layer)
-        if len(weight.shape) >= 2 and id(weight) not in sparse | masks
+        if len(weight.shape) >= 2
+        and not compat.variable_name(weight).endswith("bias")
+        and id(weight) not in sparse | masks
     ]
     print(
         f"sparsify: {len(sparse)} sparse kernels; left dense: "

@@ -272,6 +272,11 @@ class Sparse(keras.layers.Wrapper):
         """The wrapped layer's mask of timesteps (not a sparse mask)."""
         return self.layer.compute_mask(inputs, mask)
 
+    @property
+    def metrics(self):
+        """The wrapped layer's; not those that a model was compiled with."""
+        return [] if isinstance(self.layer, keras.Model) else self.layer.metrics
+
     def get_build_config(self):
         """What `build` needs when a file is loaded; None where only a call builds."""
         by_call = self._built_by_call or compat.is_subclassed_model(self.layer)

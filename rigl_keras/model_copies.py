@@ -54,11 +54,17 @@ def _clone(model, convert):
 
     def make(layer):
         if compat.is_graph_model(layer):
-            return keras.models.clone_model(layer, clone_function=copy)
+            return clone_graph(layer)
         replacement = convert(layer)
         return copy_layer(layer) if replacement is None else replacement
 
-    clone = keras.models.clone_model(model, clone_function=copy)
+    def clone_graph(model):
+        clone = keras.models.clone_model(model, clone_function=copy)
+        if not model.trainable:  # which Keras does not copy
+            clone.trainable = False
+        return clone
+
+    clone = clone_graph(model)
     if not clone.built:
         clone.build(model.input_shape)
     return clone
@@ -95,7 +101,7 @@ def copy_layer(layer):
         if not compat.has_config(layer):
             raise NotImplementedError("get_config is Keras's own.")
         copy = type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError) as error:
+    except (AttributeError, NotImplementedError, TypeError) as error:
         raise ValueError(
             f"{type(layer).__name__} cannot be copied, because its get_config does not "
             "give the arguments of its constructor. Define one that does; or wrap the "
