@@ -4,6 +4,7 @@ import warnings
 import weakref
 from typing import Any
 
+from rigl_keras import compat
 from rigl_keras.attachment import Attachment
 from rigl_keras.masks import sparse_kernels
 
@@ -137,8 +138,11 @@ class Session:
 
     def _check_seen(self):
         self._unseen = [each for each in self._unseen if not each.hook.was_called]
-        # Loss scaling may have skipped the steps until now.
-        if self._unseen and self._unseen[0].batches() > self._first_batch:
+        # Loss scaling may have skipped the steps until now; Keras 2 counts those too.
+        is_scaled = compat.innermost_optimizer(self.optimizer) is not self.optimizer
+        if is_scaled or not self._unseen:
+            return
+        if self._unseen[0].batches() > self._first_batch:
             self._unseen = []
             raise ValueError(
                 "A training step was made with gradients that rigl_keras did not see, "

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -269,6 +270,22 @@ def test_steps_that_loss_scaling_skips_change_nothing():
     ]
     assert same == [True, True, False, True, True]
     tiny.assert_zero_off_masks(model)
+
+
+@pytest.mark.parametrize("callback", [Static, lambda: tiny.forever(RigL, 1)])
+def test_a_training_that_begins_with_an_overflow(callback):
+    """No gradient comes by until the loss scale has come down."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    scale = {"initial_scale": 2.0**40}
+    if not tiny.IS_KERAS_3:
+        scale["dynamic"] = True
+    optimizer = OPTIMIZERS.SGD(0.01, momentum=0.9)
+    optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, **scale)
+    model = compiled(optimizer, run_eagerly=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of updates that are left out
+        train(model, callback(), epochs=6)
+    assert any(slot.any() for slot in tiny.slots(model, "conv/kernel"))
 
 
 # From a dense model
