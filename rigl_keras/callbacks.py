@@ -71,7 +71,10 @@ class _Dynamic(SparseTraining):
     @property
     def _log_name(self):
         """What the drop fraction is logged as: apart for callbacks beside others."""
-        return "drop_fraction" + ("" if self.kernels is None else f"/{self.kernels}")
+        if self.kernels is None:
+            return "drop_fraction"
+        patterns = [self.kernels] if isinstance(self.kernels, str) else self.kernels
+        return f"drop_fraction/{','.join(patterns)}"
 
     def _prepare_state(self, model):
         state = self.state
