@@ -108,6 +108,16 @@ def is_graph_model(layer):
     return isinstance(layer, keras.Sequential) or bool(getattr(layer, "inputs", None))
 
 
+def is_nested_graph_model(layer):
+    """True for a model inside another one that is to be cloned layer by layer too.
+
+    Keras 2 counts the calls of a Functional model, of whatever class, from 1 and those
+    of any other layer from 0: with another in its place its clone would not end.
+    """
+    is_functional = isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
+    return is_graph_model(layer) or (not IS_KERAS_3 and bool(is_functional))
+
+
 def _has_own_config(model):
     owner = next(cls for cls in type(model).__mro__ if "get_config" in vars(cls))
     return owner.__module__.split(".")[0] not in ("keras", "tf_keras")

@@ -53,7 +53,7 @@ def _clone(model, convert):
         return copies[id(layer)]
 
     def make(layer):
-        if compat.is_graph_model(layer):
+        if compat.is_nested_graph_model(layer):
             return clone_graph(layer)
         replacement = convert(layer)
         return copy_layer(layer) if replacement is None else replacement

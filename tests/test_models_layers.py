@@ -276,6 +276,39 @@ def test_models_of_models_are_trained_sparsely(tmp_path, name):
     model_checks.check_model(make(), tmp_path, paths)
 
 
+@keras.utils.register_keras_serializable("test_models_layers")
+class Tower(keras.Model):
+    """A Functional model of a class with a config and a method of its own."""
+
+    def __init__(self, width, **kwargs):
+        inputs = keras.Input((6,))
+        hidden = LAYERS.Dense(width, name="hidden")
+        super().__init__(inputs, LAYERS.Dense(3, name="end")(hidden(inputs)), **kwargs)
+        self.width, self.hidden = width, hidden
+
+    def hidden_units(self, x):
+        return self.hidden(x)
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+def test_a_functional_model_of_its_own_class_is_trained_sparsely(tmp_path):
+    paths = {"hidden/kernel", "end/kernel"}
+    plain = model_checks.check_model(Tower(5), tmp_path, paths)
+    assert isinstance(plain, Tower)
+    assert plain.hidden_units(tiny.integers((2, 6))).shape == (2, 5)
+
+
+def test_such_a_model_in_another_keeps_its_class(tmp_path):
+    """In Keras 3; in Keras 2 only a Functional model can take its place."""
+    inputs = keras.Input((6,))
+    x = LAYERS.Dense(2, name="out")(Tower(5, name="tower")(inputs))
+    paths = {f"{name}/kernel" for name in ("tower/hidden", "tower/end", "out")}
+    plain = model_checks.check_model(keras.Model(inputs, x), tmp_path, paths)
+    assert isinstance(plain.get_layer("tower"), Tower) == tiny.IS_KERAS_3
+
+
 def test_a_layer_shared_by_two_models_has_one_mask(tmp_path):
     paths = {f"{name}/kernel" for name in ("left/own", "left/shared", "right/own")}
     paths.add("out/kernel")
