@@ -47,6 +47,90 @@ class ImageData:
         """(height, width, channels) of one image."""
         return self.train_images.shape[1:]
 
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+        return len(self.train_images)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test examples."""
+        return len(self.test_images)
+
+    def train_batches(
+        self,
+        batch_size: int,
+        start_step: int,
+        total_steps: int,
+        seed: int,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> tf.data.Dataset:
+        """Makes a worker's share of the training batches, as `batches` does the whole.
+
+        Args:
+          batch_size: see `batches`; all workers together, a multiple of their number.
+          start_step: see `batches`.
+          total_steps: see `batches`.
+          seed: see `batches`.
+          worker: int in 0 ... workers - 1.
+          workers: int >= 1.
+
+        Returns:
+          A `tf.data.Dataset` as of `batches`, of batch_size / workers examples each.
+
+        Raises:
+          ValueError: if an argument is outside the ranges above.
+        """
+        rows = _training_rows(
+            self.train_images,
+            self.train_labels,
+            batch_size,
+            start_step,
+            total_steps,
+            seed,
+        )
+        share = _share(batch_size, worker, workers)
+        if workers > 1:
+            rows = rows.map(lambda batch: batch[worker * share : (worker + 1) * share])
+        return _gather(self.train_images, self.train_labels, rows)
+
+    def test_batches(
+        self, batch_size: int, worker: int = 0, workers: int = 1
+    ) -> tf.data.Dataset:
+        """Makes one pass over a worker's share of the test examples.
+
+        Args:
+          batch_size: int in 1 ... num_test, of all workers together and a multiple of
+            their number.
+          worker: int in 0 ... workers - 1.
+          workers: int >= 1.
+
+        Returns:
+          A `tf.data.Dataset` as of `evaluation_batches`. For several workers all
+          batches are full, and so of equal number everywhere: a third component, 1 for
+          an example and 0 for a filling, weights them.
+
+        Raises:
+          ValueError: if an argument is outside the ranges above.
+        """
+        if workers == 1:
+            return evaluation_batches(self.test_images, self.test_labels, batch_size)
+        n = _check_examples(self.test_images, self.test_labels, batch_size)
+        share = _share(batch_size, worker, workers)
+        starts = np.arange(worker * share, n + worker * share, batch_size)
+        wanted = starts[:, np.newaxis] + np.arange(share)
+        rows = tf.data.Dataset.from_tensor_slices(np.minimum(wanted, n - 1))
+        weights = tf.data.Dataset.from_tensor_slices((wanted < n).astype(np.float32))
+        examples = _gather(self.test_images, self.test_labels, rows)
+        return tf.data.Dataset.zip((examples, weights)).map(
+            lambda example, weight: (*example, weight)
+        )
+
+    def train_records(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Takes training records start ... stop - 1, as `fixed_batch` does."""
+        return fixed_batch(self.train_images, self.train_labels, start, stop)
+
 
 def load(
     name: str = "mnist",
@@ -125,6 +209,12 @@ def batches(
     Raises:
       ValueError: if an argument is outside the ranges above.
     """
+    rows = _training_rows(images, labels, batch_size, start_step, total_steps, seed)
+    return _gather(images, labels, rows)
+
+
+def _training_rows(images, labels, batch_size, start_step, total_steps, seed):
+    """Makes a data set of the row numbers of each step's batch."""
     n = _check_examples(images, labels, batch_size)
     if not _is_int(start_step, 0) or not _is_int(total_steps, start_step):
         raise ValueError(
@@ -149,8 +239,7 @@ def batches(
     orders = tf.data.Dataset.range(first_epoch, end_epoch).map(epoch_order)
     rows = orders.rebatch(batch_size, drop_remainder=True).take(steps)
     # Their number is known here but lost by `rebatch`.
-    rows = rows.apply(tf.data.experimental.assert_cardinality(steps))
-    return _gather(images, labels, rows)
+    return rows.apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def evaluation_batches(
@@ -225,6 +314,20 @@ def _gather(images, labels, rows):
     options = tf.data.Options()
     options.autotune.enabled = False
     return examples.with_options(options)
+
+
+def _share(batch_size, worker, workers):
+    """How many examples of a batch each of several workers has."""
+    if not _is_int(workers, 1) or not _is_int(worker, 0) or worker >= workers:
+        raise ValueError(
+            f"Expected a worker in 0 ... workers - 1, got {worker!r} of {workers!r}."
+        )
+    if batch_size % workers:
+        raise ValueError(
+            f"A batch of {batch_size} examples cannot be shared by {workers} workers: "
+            "use a multiple of their number."
+        )
+    return batch_size // workers
 
 
 def _is_int(value, least):
