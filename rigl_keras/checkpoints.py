@@ -26,10 +26,13 @@ class Checkpoints:
       optimizer: its optimizer, built.
       state: None, or a trackable object with the state of the training, such as the
         `state` of a callback.
+      keep: False removes each checkpoint once it is written: saving is an act of all
+        workers of a run together, but only one's files are wanted.
     """
 
-    def __init__(self, folder, model, optimizer, state=None):
+    def __init__(self, folder, model, optimizer, state=None, keep=True):
         self._folder = folder
+        self._keep = keep
         parts = {
             "model": named_variables(model),
             "optimizer": _numbered(optimizer.variables),
@@ -51,6 +54,9 @@ class Checkpoints:
         writing = os.path.join(self._folder, _WRITING)
         shutil.rmtree(writing, ignore_errors=True)
         self._checkpoint.write(os.path.join(writing, name))
+        if not self._keep:
+            shutil.rmtree(writing)
+            return
         # The index last: without it the rest is no checkpoint.
         files = sorted(os.listdir(writing), key=lambda file: file.endswith(".index"))
         for file in files:

@@ -35,3 +35,19 @@ def check_not_negative(name, value):
     if not is_number or not 0 <= value < math.inf:
         raise ValueError(f"Expected {name} to be a number >= 0, got {value!r}.")
     return float(value)
+
+
+def check_positive(name, value):
+    """Returns a finite number > 0 as a float.
+
+    Args:
+      name: what the caller knows the argument by.
+      value: what came.
+
+    Raises:
+      ValueError: when it is no such number.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"Expected {name} to be a number > 0, got {value!r}.")
+    return float(value)

@@ -11,8 +11,10 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("logdir", None, "Folder of the run: checkpoints, logs, result.")
 flags.DEFINE_enum("mode", "train_eval", ["train_eval", "hessian"], "What to do.")
-flags.DEFINE_bool("use_tpu", False, "Train on a TPU; not available yet.")
-flags.DEFINE_string("tpu_job_name", "tpu_worker", "Name of the TPU job.")
+flags.DEFINE_bool("use_tpu", False, "Train on a TPU: strategy.name='tpu'.")
+flags.DEFINE_string(
+    "tpu_job_name", None, "Name of the TPU's job: strategy.tpu_job_name."
+)
 flags.DEFINE_multi_string(
     "gin_config",
     [],
@@ -35,18 +37,16 @@ USER_ERRORS = (ValueError, TypeError, SyntaxError, OSError, ImportError)
 
 
 def check(argv):
-    """Refuses arguments that are no flags, and flags that are not available yet.
+    """Refuses arguments that are no flags.
 
     Args:
       argv: what absl left of the command line, the program's name first.
 
     Raises:
-      ValueError: naming the argument or flag.
+      ValueError: naming the argument.
     """
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments {argv[1:]}; flags begin with --")
-    if FLAGS.use_tpu:
-        raise ValueError("--use_tpu is not available yet; leave it out.")
 
 
 def parse_gin():
@@ -61,8 +61,18 @@ def parse_gin():
     # Gin logs an error for each folder that it looks for a file in vain.
     logging.set_verbosity(logging.FATAL)
     gin.parse_config_files_and_bindings(FLAGS.preload_gin_config, [], False)
-    gin.parse_config_files_and_bindings(FLAGS.gin_config, FLAGS.gin_bindings)
+    bindings = [*FLAGS.gin_bindings, *_bindings_of_flags()]
+    gin.parse_config_files_and_bindings(FLAGS.gin_config, bindings)
     logging.set_verbosity(logging.WARNING)
+
+
+def _bindings_of_flags():
+    bindings = []
+    if FLAGS.use_tpu:
+        bindings.append("strategy.name = 'tpu'")
+    if FLAGS.tpu_job_name is not None:
+        bindings.append(f"strategy.tpu_job_name = {FLAGS.tpu_job_name!r}")
+    return bindings
 
 
 def refuse(error):

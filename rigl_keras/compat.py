@@ -365,6 +365,20 @@ def accumulation_steps(optimizer):
     return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
+def accumulation_options(steps):
+    """The option of optimizers that makes one step of so many batches.
+
+    Raises:
+      ValueError: in Keras 2, whose optimizers have none.
+    """
+    if IS_KERAS_3:
+        return {"gradient_accumulation_steps": steps}
+    raise ValueError(
+        f"The optimizers of {KERAS_NAME} cannot accumulate gradients, got "
+        f"gradient_accumulation_steps={steps}. Leave it at 1, or use Keras 3."
+    )
+
+
 def batch_counter(optimizer):
     """The variable that counts the batches whose gradients the optimizer was given.
 

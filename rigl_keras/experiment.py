@@ -1,4 +1,4 @@
-"""A training run as gin describes it: seeds, data, optimizer, algorithm.
+"""A training run as gin describes it: seeds, data, algorithm.
 
 Every function here that carries `@gin.configurable` is a name in gin files. The names
 and defaults are those of the paper's TF2 code; `masks`, `seeds`, `data` and what
@@ -11,7 +11,6 @@ from typing import Any
 
 import gin
 import numpy as np
-from tensorflow import keras
 
 from rigl_keras import callbacks, data, schedules
 from rigl_keras.checks import check_int
@@ -69,53 +68,6 @@ def make_seeds(seed, init_seed=None, data_seed=None, mask_seed=None):
     for name, value in chosen.items():
         check_int(f"seeds.{name}", value, minimum=0)
     return Seeds(**chosen)
-
-
-@gin.configurable("optimizer", denylist=["total_steps"])
-def make_optimizer(
-    total_steps,
-    name="adam",
-    learning_rate=0.001,
-    clipnorm=None,
-    clipvalue=None,
-    momentum=None,
-):
-    """Makes the optimizer, with a learning rate that falls to 0 by a half cosine.
-
-    Args:
-      total_steps: int, the length of the training.
-      name: "adam", "momentum", "sgd" or "rmsprop".
-      learning_rate: float > 0, the learning rate at the start.
-      clipnorm: float, the largest norm of each gradient, or None.
-      clipvalue: float, the largest magnitude of each gradient's entries, or None.
-      momentum: float in (0, 1), needed by "momentum", an option of "rmsprop".
-
-    Returns:
-      A Keras optimizer.
-
-    Raises:
-      ValueError: for an unknown name, or a momentum that is missing or has no use.
-    """
-    classes = {
-        "adam": keras.optimizers.Adam,
-        "momentum": keras.optimizers.SGD,
-        "sgd": keras.optimizers.SGD,
-        "rmsprop": keras.optimizers.RMSprop,
-    }
-    optimizer_class = choice("optimizer.name", name, classes)
-    options = {"clipnorm": clipnorm, "clipvalue": clipvalue, "momentum": momentum}
-    options = {key: value for key, value in options.items() if value is not None}
-    for key, value in {"learning_rate": learning_rate, **options}.items():
-        _check_positive(f"optimizer.{key}", value)
-    if (name == "momentum" and momentum is None) or (
-        name in ("adam", "sgd") and momentum is not None
-    ):
-        raise ValueError(
-            "optimizer.momentum belongs to optimizer.name='momentum', which needs it, "
-            f"and 'rmsprop'; got momentum={momentum!r} with name={name!r}."
-        )
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, total_steps)
-    return optimizer_class(schedule, **options)
 
 
 @gin.configurable("mask_updater")
@@ -177,6 +129,13 @@ class MaskUpdaterConfig:
         """Whether masks change while the network trains."""
         return self.update_alg in _ALGORITHMS and self.last_update_step != 0
 
+    def stretched(self, length):
+        """The same, with the last update `length` times as late."""
+        last = self.last_update_step
+        if last > 0:
+            last = stretched(last, length)
+        return dataclasses.replace(self, last_update_step=last)
+
     def one_shot_pruner(self, fraction, ranking):
         """The `Pruner` that prunes before training; None for none.
 
@@ -204,13 +163,14 @@ class MaskUpdaterConfig:
         return _ONE_SHOT.get(self.update_alg, Magnitude)(ranking)
 
 
-def make_mask_updater(config, model, batch, seeds):
+def make_mask_updater(config, model, make_batch, seeds):
     """Makes the callback that trains the masks.
 
     Args:
       config: `MaskUpdaterConfig`.
       model: the network.
-      batch: `(x, y)`, from which RigL grows where the configuration says so.
+      make_batch: function that returns `(x, y)`, from which RigL grows where the
+        configuration says so.
       seeds: `Seeds`.
 
     Returns:
@@ -240,17 +200,17 @@ def make_mask_updater(config, model, batch, seeds):
     }
     algorithm = _ALGORITHMS[config.update_alg]
     if issubclass(algorithm, callbacks.RigL):
-        options["grow_data"] = _GROW_DATA[config.grow_gradient](batch)
+        options["grow_data"] = _GROW_DATA[config.grow_gradient](make_batch)
     return algorithm(**options)
 
 
-def _summed(batch):
-    x, y = batch
+def _summed(make_batch):
+    x, y = make_batch()
     # As many times the mean over the examples is their sum.
     return x, y, np.full(len(x), len(x), np.float32)
 
 
-_GROW_DATA = {"fixed_batch": _summed, "step": lambda batch: None}
+_GROW_DATA = {"fixed_batch": _summed, "step": lambda make_batch: None}
 
 
 def flow_batch(images, size):
@@ -258,8 +218,7 @@ def flow_batch(images, size):
 
     A set of fewer than 2 * size records gives half of them.
     """
-    size = _batch_size(images, size)
-    return data.fixed_batch(images.train_images, images.train_labels, 0, size)
+    return images.train_records(0, _batch_size(images, size))
 
 
 def grow_batch(images, size):
@@ -268,11 +227,11 @@ def grow_batch(images, size):
     As in the paper's TF2 code, where `size` is training.val_batch_size.
     """
     size = _batch_size(images, size)
-    return data.fixed_batch(images.train_images, images.train_labels, size, 2 * size)
+    return images.train_records(size, 2 * size)
 
 
 def _batch_size(images, size):
-    return max(1, min(size, len(images.train_images) // 2))
+    return max(1, min(size, images.num_train // 2))
 
 
 @gin.configurable("pruning")
@@ -300,6 +259,14 @@ class PruningConfig:
     frequency: int = 200
     ranking: str = "layer"
 
+    def stretched(self, length):
+        """The same, with begin and end `length` times as late."""
+        return dataclasses.replace(
+            self,
+            begin_step=stretched(self.begin_step, length),
+            end_step=stretched(self.end_step, length),
+        )
+
     def schedule(self):
         """TFMOT's schedule."""
         if self.mode == "constant":
@@ -313,14 +280,15 @@ class PruningConfig:
         )
 
 
-def make_pruning(total_steps):
+def make_pruning(total_steps, length=1.0):
     """Makes the callback that prunes.
 
     Nothing is pruned where the configuration does not mention `pruning`: its default
     mode, the paper's code's, would prune every run.
 
     Args:
-      total_steps: int, the length of the training.
+      total_steps: int, steps of the training.
+      length: float > 0, by which the steps of pruning are multiplied.
 
     Returns:
       A callback, or None where nothing would be pruned.
@@ -331,7 +299,7 @@ def make_pruning(total_steps):
     names = [field.name for field in dataclasses.fields(PruningConfig)]
     if not any(_is_bound(f"pruning.{name}") for name in names):
         return None
-    config = PruningConfig()
+    config = PruningConfig().stretched(length)
     choice("pruning.mode", config.mode, {"prune": None, "constant": None})
     if config.mode == "constant" and (
         config.final_sparsity == 0 or config.begin_step > total_steps
@@ -347,18 +315,17 @@ def make_pruning(total_steps):
     return Pruning(config.schedule(), config.ranking)
 
 
+def stretched(step, length):
+    """A step of a schedule that is `length` times as long, to the nearest int."""
+    return round(step * length)
+
+
 def _is_bound(name):
     try:
         gin.query_parameter(name)
     except ValueError:
         return False
     return True
-
-
-def _check_positive(name, value):
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value < float("inf"):
-        raise ValueError(f"Expected {name} to be a number > 0, got {value!r}.")
 
 
 def choice(name, value, choices):

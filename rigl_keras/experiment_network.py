@@ -150,21 +150,64 @@ def make_network(
     return model
 
 
-def compile_network(model, optimizer):
+def compile_network(
+    model, optimizer, label_smoothing=0.0, top_k=None, jit_compile=None
+):
     """Compiles a network that ends in logits.
 
-    Its metrics are "accuracy" and "cross_entropy", the loss without the regulariser.
+    Its metrics are "accuracy" and "cross_entropy", the loss without regulariser and
+    smoothing, and with `top_k` "top<k>_accuracy".
+
+    Args:
+      model: the network.
+      optimizer: a Keras optimizer.
+      label_smoothing: float in [0, 1), the share of each label that is spread over all
+        classes.
+      top_k: int in 2 ... classes - 1, or None.
+      jit_compile: bool, or None for Keras's own choice.
+
+    Raises:
+      ValueError: when `top_k` is too large for the network.
     """
-    model.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[
-            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-            keras.metrics.SparseCategoricalCrossentropy(
-                from_logits=True, name="cross_entropy"
-            ),
-        ],
-    )
+    metrics = [
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        keras.metrics.SparseCategoricalCrossentropy(
+            from_logits=True, name="cross_entropy"
+        ),
+    ]
+    classes = model.output_shape[-1]
+    if top_k is not None:
+        if top_k >= classes:
+            raise ValueError(
+                f"training.top_k={top_k} of {classes} classes would always be right: "
+                "use a smaller one, or None."
+            )
+        metrics.append(
+            keras.metrics.SparseTopKCategoricalAccuracy(
+                top_k, name=f"top{top_k}_accuracy"
+            )
+        )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if label_smoothing:
+        loss = _smoothed(label_smoothing, classes)
+    options = {} if jit_compile is None else {"jit_compile": jit_compile}
+    # Test batches of one size are filled up with examples of weight 0.
+    model.compile(optimizer, loss, weighted_metrics=metrics, **options)
+
+
+def _smoothed(label_smoothing, classes):
+    """Cross-entropy with smoothed labels, which Keras has of one-hot labels only."""
+
+    def smoothed_cross_entropy(labels, logits):
+        labels = tf.reshape(tf.cast(labels, tf.int32), [-1])
+        return keras.losses.categorical_crossentropy(
+            tf.one_hot(labels, classes),
+            logits,
+            from_logits=True,
+            label_smoothing=label_smoothing,
+        )
+
+    return smoothed_cross_entropy
 
 
 def _initializer(method, weight_init_path):

@@ -2,8 +2,8 @@
 
 import json
 import os
-import sys
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,24 +25,60 @@ _TAGS = {
 }
 
 
+class StepClock(NamedTuple):
+    """Which step of a run it is.
+
+    Attributes:
+      start: int, the step at which this training starts.
+      stop: int, the step at which it ends.
+      batches_per_step: int >= 1.
+    """
+
+    start: int
+    stop: int
+    batches_per_step: int = 1
+
+    def step(self, batch):
+        """The step that ends with a batch of `fit`, or None where none does."""
+        steps, rest = divmod(batch + 1, self.batches_per_step)
+        return None if rest else self.start + steps
+
+    def is_due(self, step, every):
+        """True at multiples of `every`, and at the end."""
+        return step is not None and (step % every == 0 or step == self.stop)
+
+
+class TestSet(NamedTuple):
+    """What a run evaluates on.
+
+    Attributes:
+      batches: data set for `evaluate`.
+      steps: int, how many batches it has.
+      every: int >= 1, steps between two evaluations, or None: one with every record.
+    """
+
+    batches: Any
+    steps: int
+    every: int | None = None
+
+
 class RunLogger(keras.callbacks.Callback):
     """Evaluates and writes metrics every `log_freq` steps.
 
     Of step 0 it records what needs no training: the gradient's norm. Training metrics
-    are means over the steps since the last record. They go to
-    `metrics.jsonl`, to TensorBoard events and, where the output is no terminal, to a
-    printed line.
+    are means over the steps since the last record. They go to `metrics.jsonl`, to
+    TensorBoard events and, if wanted, to a printed line.
 
     Args:
       logdir: path of the run's folder.
       writer: the run's writer of TensorBoard events.
-      test_data: `tf.data.Dataset` to evaluate on.
-      start_step: int, the step at which this training starts.
-      total_steps: int, the step at which it ends.
+      clock: `StepClock`.
       log_freq: int >= 1.
+      test_set: `TestSet`; an evaluation makes a record too.
       diagnostics: `Diagnostics`.
       thresholds: function that returns a dict from the kernels' paths to the smallest
         magnitudes that pruning kept, or None.
+      prints: whether each record is printed.
 
     Attributes:
       last_record: the last record, a dict, or None.
@@ -52,28 +88,28 @@ class RunLogger(keras.callbacks.Callback):
         self,
         logdir,
         writer,
-        test_data,
-        start_step,
-        total_steps,
+        clock,
         log_freq,
+        test_set,
         diagnostics,
         thresholds=None,
+        prints=False,
     ):
         super().__init__()
         self._diagnostics = diagnostics
         self._thresholds = thresholds
         self._logdir = logdir
-        self._test_data = test_data
-        self._start_step = start_step
-        self._total_steps = total_steps
+        self._clock = clock
+        self._test_set = test_set
         self._log_freq = log_freq
+        self._prints = prints
         self._began = 0.0
         self._writer = writer
         self.last_record = None
 
     def on_train_begin(self, logs=None):
         """Records step 0 and starts the clock."""
-        if self._start_step == 0:
+        if self._clock.start == 0:
             measured, tags = self._diagnostics.measure()
             self._append({"step": 0, **measured})
             self._write_events(0, measured, tags)
@@ -81,13 +117,18 @@ class RunLogger(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes a record when one is due."""
-        step = self._start_step + batch + 1
-        if step % self._log_freq == 0 or step == self._total_steps:
-            self._record(step, logs or {})
+        step = self._clock.step(batch)
+        logs_now = self._clock.is_due(step, self._log_freq)
+        tests_now = self._clock.is_due(step, self._test_set.every or self._log_freq)
+        if logs_now or tests_now:
+            self._record(step, logs or {}, tests_now)
 
-    def _record(self, step, logs):
+    def _record(self, step, logs, tests):
         record = {name: float(value) for name, value in logs.items()}
-        record |= self._evaluate()
+        if tests:
+            record |= self._evaluate()
+        # Training metrics start anew: Keras keeps those of both in one place.
+        self.model.reset_metrics()
         record["regularization"] = float(tf.add_n(self.model.losses or [0.0]))
         rate = compat.learning_rate(self.model.optimizer, step)
         record["learning_rate"] = float(rate)
@@ -99,18 +140,24 @@ class RunLogger(keras.callbacks.Callback):
         self._write_events(step, record, tags)
         self._append({"step": step, **record})
         self.last_record = record
-        if not sys.stdout.isatty():
+        if self._prints:
             self._print(step, record)
 
     def _append(self, record):
         results.append_jsonl(os.path.join(self._logdir, METRICS_FILE), record)
 
     def _evaluate(self):
-        """Test metrics. Training metrics start anew: Keras keeps both in one place."""
-        metrics = self.model.evaluate(self._test_data, verbose=0, return_dict=True)
-        self.model.reset_metrics()
-        wanted = ("cross_entropy", "accuracy")
-        return {f"test_{name}": float(metrics[name]) for name in wanted}
+        metrics = self.model.evaluate(
+            self._test_set.batches,
+            steps=self._test_set.steps,
+            verbose=0,
+            return_dict=True,
+        )
+        return {
+            f"test_{name}": float(value)
+            for name, value in metrics.items()
+            if name != "loss"
+        }
 
     def _write_events(self, step, record, tags):
         tags = {
@@ -128,15 +175,16 @@ class RunLogger(keras.callbacks.Callback):
         self._writer.flush()
 
     def _print(self, step, record):
-        done = step - self._start_step
+        start, stop, _ = self._clock
         seconds = time.perf_counter() - self._began
-        left = seconds / done * (self._total_steps - step)
+        left = seconds / (step - start) * (stop - step)
         parts = [
-            f"step {step:>{len(str(self._total_steps))}}/{self._total_steps}",
+            f"step {step:>{len(str(stop))}}/{stop}",
             f"loss {record['loss']:.4f}",
             f"accuracy {record['accuracy']:.2%}",
-            f"test accuracy {record['test_accuracy']:.2%}",
         ]
+        if "test_accuracy" in record:
+            parts.append(f"test accuracy {record['test_accuracy']:.2%}")
         if "sparsity" in record:
             parts.append(f"sparsity {record['sparsity']:.2%}")
         print("  ".join([*parts, f"{left:.0f} s left"]), flush=True)
@@ -147,22 +195,20 @@ class CheckpointSaver(keras.callbacks.Callback):
 
     Args:
       checkpoints: `Checkpoints`.
-      start_step: int, the step at which this training starts.
-      total_steps: int, the step at which it ends.
+      clock: `StepClock`.
       save_freq: int >= 1.
     """
 
-    def __init__(self, checkpoints, start_step, total_steps, save_freq):
+    def __init__(self, checkpoints, clock, save_freq):
         super().__init__()
         self._checkpoints = checkpoints
-        self._start_step = start_step
-        self._total_steps = total_steps
+        self._clock = clock
         self._save_freq = save_freq
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves when it is due."""
-        step = self._start_step + batch + 1
-        if step % self._save_freq == 0 or step == self._total_steps:
+        step = self._clock.step(batch)
+        if self._clock.is_due(step, self._save_freq):
             self._checkpoints.save(step)
 
 

@@ -3,27 +3,30 @@
 import dataclasses
 import os
 import sys
+import tempfile
 import time
 
 import gin
 import tensorflow as tf
 from tensorflow import keras
 
-from rigl_keras import compat, data, distributions, experiment, results
+from rigl_keras import compat, experiment, results, strategies
 from rigl_keras.checkpoints import Checkpoints, steps
-from rigl_keras.checks import check_int, check_not_negative
 from rigl_keras.diagnostics import (
     MASK_UPDATES_FILE,
     Diagnostics,
     MaskUpdateRecorder,
 )
 from rigl_keras.experiment_network import compile_network, make_network
+from rigl_keras.experiment_optimizer import OptimizerConfig
 from rigl_keras.gradient_flow import FlowMeter
 from rigl_keras.gradient_regularization import regularize_gradient
 from rigl_keras.loggers import (
     METRICS_FILE,
     CheckpointSaver,
     RunLogger,
+    StepClock,
+    TestSet,
     record_meta_losses,
 )
 from rigl_keras.metainit import meta_init
@@ -32,65 +35,9 @@ from rigl_keras.pruning import Pruning
 from rigl_keras.results import RESULTS_FILE, RUN_FILE
 from rigl_keras.sparse_training import SparseTraining
 from rigl_keras.summary import summary
+from rigl_keras.training_config import TrainingConfig
 
 CONFIG_FILE = "operative_config.gin"
-
-
-@gin.configurable("training")
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How long a run trains and how often it writes.
-
-    Attributes:
-      total_steps: int >= 1, training steps.
-      batch_size: int >= 1, examples in each step.
-      val_batch_size: int >= 1, examples evaluated at a time, and training records in
-        each of the two fixed batches on which gradient flow is measured and by which
-        RigL grows.
-      save_freq: int >= 1, steps between two checkpoints.
-      log_freq: int >= 1, steps between two records of metrics.
-      use_metainit: whether MetaInit rescales the initial weights.
-      oneshot_prune_fraction: float in [0, 1), the share of weights that is pruned
-        before training, by the criterion of mask_updater.update_alg.
-      gradient_regularization: float >= 0, factor of half the squared norm of the
-        gradient that is added to the loss.
-      log_mask_updates: this package's own: whether the gradient norm is measured, and a
-        checkpoint saved, before and after every mask update.
-      oneshot_ranking: this package's own: "global" ranks the weights of all kernels
-        together before training, "layer" those of each kernel.
-    """
-
-    total_steps: int = 5000
-    batch_size: int = 128
-    val_batch_size: int = 1000
-    save_freq: int = 5
-    log_freq: int = 250
-    use_metainit: bool = False
-    oneshot_prune_fraction: float = 0.0
-    gradient_regularization: float = 0.0
-    oneshot_ranking: str = "global"
-    log_mask_updates: bool = True
-
-    def __post_init__(self):
-        """Refuses what is out of range.
-
-        Raises:
-          ValueError: naming it.
-        """
-        for name in (
-            "total_steps",
-            "batch_size",
-            "val_batch_size",
-            "save_freq",
-            "log_freq",
-        ):
-            check_int(f"training.{name}", getattr(self, name), minimum=1)
-        distributions.check_sparsity(
-            self.oneshot_prune_fraction, "training.oneshot_prune_fraction"
-        )
-        check_not_negative(
-            "training.gradient_regularization", self.gradient_regularization
-        )
 
 
 class Run:
@@ -98,10 +45,11 @@ class Run:
 
     Creating it checks the configuration, loads the data and builds the model; nothing
     is written. In a folder that holds a part of the same run, `begin` goes back to its
-    last checkpoint.
+    last checkpoint. Where several workers train together, each makes the same run; the
+    chief alone writes into the folder.
 
     Args:
-      logdir: path of the run's folder, made when it is not there.
+      logdir: path of the run's folder, made when it is not there; one for all workers.
       seed: int >= 0, for every seed that the configuration leaves open.
 
     Raises:
@@ -121,6 +69,9 @@ class Run:
         self._check_logdir()
         self.finished = results.read_json(self._path(RESULTS_FILE))
         if self.finished is None:
+            # Before anything else of TensorFlow: workers connect as it starts.
+            self._strategy = strategies.StrategyConfig().make()
+            self._is_chief = strategies.is_chief(self._strategy)
             self._build()
 
     def _path(self, name):
@@ -145,19 +96,30 @@ class Run:
 
     def _build(self):
         config = self._config
+        self._optimizer_config = OptimizerConfig()
+        parts = self._optimizer_config.gradient_accumulation_steps
+        strategies.check_batch_size(
+            "training.batch_size", config.batch_size, self._strategy, parts
+        )
         self._images = experiment.load_data()
         keras.utils.set_random_seed(self._seeds.init_seed)
-        self._model = self._make_network()
-        compile_network(self._model, experiment.make_optimizer(config.total_steps))
-        images = self._images
+        keras.mixed_precision.set_global_policy(config.precision)
         # Made here, so that sizes that do not fit are refused before anything is done.
-        self._test_data = data.evaluation_batches(
-            images.test_images,
-            images.test_labels,
-            min(config.val_batch_size, len(images.test_labels)),
-        )
-        data.batches(
-            images.train_images, images.train_labels, config.batch_size, 0, 1, seed=0
+        self._test_data = self._make_test_data()
+        self._make_train_data(0, 1)
+        with self._strategy.scope():
+            self._build_model()
+
+    def _build_model(self):
+        config = self._config
+        self._model = self._make_network()
+        optimizer = self._optimizer_config.make(config.steps, config.batch_size)
+        compile_network(
+            self._model,
+            optimizer,
+            config.label_smoothing,
+            config.top_k,
+            config.jit_compile,
         )
         compat.build_optimizer(
             self._model.optimizer, list(self._model.trainable_variables)
@@ -166,18 +128,43 @@ class Run:
         if self._updater is not None:
             self._updater.prepare(self._model)
             state = self._updater.state
-        self._checkpoints = Checkpoints(
-            self._logdir, self._model, self._model.optimizer, state
+        self._checkpointed = (self._model, self._model.optimizer, state)
+
+    def _make_test_data(self):
+        replicas = self._strategy.num_replicas_in_sync
+        size = min(self._config.val_batch_size, self._images.num_test)
+        size = max(size - size % replicas, replicas)
+        self._test_steps = -(-self._images.num_test // size)
+        return strategies.distribute(
+            self._strategy,
+            lambda worker, workers: self._images.test_batches(size, worker, workers),
+            size,
         )
+
+    def _make_train_data(self, start, stop):
+        size, parts = self._config.batch_size, self._parts
+        order = (size, start, stop, self._seeds.data_seed)
+
+        def of_worker(worker, workers):
+            batches = self._images.train_batches(*order, worker, workers)
+            return batches.rebatch(size // workers // parts) if parts > 1 else batches
+
+        return strategies.distribute(self._strategy, of_worker, size // parts)
+
+    @property
+    def _parts(self):
+        """How many batches make a step."""
+        return self._optimizer_config.gradient_accumulation_steps
 
     def _make_network(self):
         """The network; makes what changes its masks before and while it trains too."""
         config = self._config
-        self._updater_config = experiment.MaskUpdaterConfig()
+        updater_config = experiment.MaskUpdaterConfig()
+        self._updater_config = updater_config.stretched(config.length)
         self._one_shot = self._updater_config.one_shot_pruner(
             config.oneshot_prune_fraction, config.oneshot_ranking
         )
-        pruning = experiment.make_pruning(config.total_steps)
+        pruning = experiment.make_pruning(config.steps, config.length)
         if pruning is not None and self._updater_config.update_alg:
             raise ValueError(
                 "pruning.* and mask_updater.update_alg="
@@ -192,13 +179,15 @@ class Run:
             is_pruned=pruning is not None or self._one_shot is not None,
             is_scratch=pruning is None and not self._updater_config.evolves,
         )
-        self._grow_batch = experiment.grow_batch(self._images, config.val_batch_size)
         self._updater: SparseTraining | None = pruning or experiment.make_mask_updater(
             self._updater_config, model, self._grow_batch, self._seeds
         )
         if config.gradient_regularization > 0:
             return regularize_gradient(model, config.gradient_regularization)
         return model
+
+    def _grow_batch(self):
+        return experiment.grow_batch(self._images, self._config.val_batch_size)
 
     def begin(self):
         """Makes the folder, or restores the last checkpoint of the run in it.
@@ -210,11 +199,20 @@ class Run:
         if self.finished is not None:
             return
         os.makedirs(self._logdir, exist_ok=True)
-        if not os.path.exists(self._path(RUN_FILE)):
-            results.write_text(self._path(CONFIG_FILE), gin.operative_config_str())
-            results.write_json(self._path(RUN_FILE), self._description)
-        self._writer = tf.summary.create_file_writer(self._logdir)
-        step = self._checkpoints.restore_last()
+        step = Checkpoints(self._logdir, *self._checkpointed).restore_last()
+        strategies.check_same_on_all_workers(
+            self._strategy, "the last checkpoint", -1 if step is None else step
+        )
+        # From here on the chief writes. What the others have to write nobody reads.
+        self._own = self._logdir if self._is_chief else tempfile.mkdtemp()
+        self._checkpoints = Checkpoints(
+            self._own, *self._checkpointed, keep=self._is_chief
+        )
+        if not os.path.exists(os.path.join(self._own, RUN_FILE)):
+            config = os.path.join(self._own, CONFIG_FILE)
+            results.write_text(config, gin.operative_config_str())
+            results.write_json(os.path.join(self._own, RUN_FILE), self._description)
+        self._writer = tf.summary.create_file_writer(self._own)
         if step is None:
             self._prepare_weights()
             self._checkpoints.save(0)
@@ -224,16 +222,17 @@ class Run:
         # A training that starts at step 0 records that step itself.
         last_kept = self._start or -1
         for file in (METRICS_FILE, MASK_UPDATES_FILE):
-            results.drop_records_after(self._path(file), last_kept)
+            results.drop_records_after(os.path.join(self._own, file), last_kept)
+        strategies.check_same_on_all_workers(self._strategy, "the start", self._start)
 
     def _prepare_weights(self):
         """What happens once, before the first step: one-shot pruning and MetaInit."""
         fraction = self._config.oneshot_prune_fraction
         if self._one_shot is not None:
-            prune_once(self._model, self._one_shot, fraction, self._grow_batch)
+            prune_once(self._model, self._one_shot, fraction, self._grow_batch())
         if self._config.use_metainit:
             losses = meta_init(self._model, seed=self._seeds.init_seed)
-            record_meta_losses(self._logdir, self._writer, losses)
+            record_meta_losses(self._own, self._writer, losses)
 
     def train(self):
         """Trains to the end and writes the result; call `begin` first.
@@ -244,58 +243,53 @@ class Run:
         if self.finished is not None:
             print(f"{self._logdir} is finished; its result is in {RESULTS_FILE}.")
             return self.finished
-        summary(self._model)
+        if self._is_chief:
+            summary(self._model)
         began = time.perf_counter()
         record = self._fit(self._start)
         self._writer.close()
         seconds = time.perf_counter() - began
-        steps_per_second = (self._config.total_steps - self._start) / seconds
+        steps_per_second = (self._config.steps - self._start) / seconds
         result = self._result(record, steps_per_second)
-        results.write_json(self._path(RESULTS_FILE), result)
+        results.write_json(os.path.join(self._own, RESULTS_FILE), result)
         return result
 
     def _fit(self, start):
         config, images = self._config, self._images
-        total = config.total_steps
+        if start == config.steps:
+            # Broken off between the last checkpoint and the result.
+            return results.read_jsonl(self._path(METRICS_FILE))[-1]
         meter = FlowMeter(
             self._model, experiment.flow_batch(images, config.val_batch_size)
         )
+        clock = StepClock(start, config.steps, self._parts)
         logger = RunLogger(
-            self._logdir,
+            self._own,
             self._writer,
-            self._test_data,
-            start,
-            total,
+            clock,
             config.log_freq,
+            TestSet(
+                self._test_data, self._test_steps, config.eval_freq(images.num_train)
+            ),
             Diagnostics(self._model, meter, self._path("ckpt-0")),
             self._updater.thresholds if isinstance(self._updater, Pruning) else None,
+            prints=self._is_chief and not sys.stdout.isatty(),
         )
-        saver = CheckpointSaver(self._checkpoints, start, total, config.save_freq)
-        train_data = data.batches(
-            images.train_images,
-            images.train_labels,
-            config.batch_size,
-            start,
-            total,
-            self._seeds.data_seed,
-        )
+        saver = CheckpointSaver(self._checkpoints, clock, config.save_freq)
         updater = [] if self._updater is None else [self._updater]
         if config.log_mask_updates and updater:
             updater.append(
-                MaskUpdateRecorder(self._logdir, self._checkpoints, meter, self._writer)
+                MaskUpdateRecorder(self._own, self._checkpoints, meter, self._writer)
             )
-        if start < total:
-            self._model.fit(
-                train_data,
-                steps_per_epoch=total - start,
-                shuffle=False,  # The data set is in its order already.
-                verbose=1 if sys.stdout.isatty() else 0,
-                # The record before the checkpoint: a resumed run repeats neither.
-                callbacks=[*updater, logger, saver],
-            )
-            return logger.last_record
-        # Broken off between the last checkpoint and the result.
-        return results.read_jsonl(self._path(METRICS_FILE))[-1]
+        self._model.fit(
+            self._make_train_data(start, config.steps),
+            steps_per_epoch=(config.steps - start) * self._parts,
+            shuffle=False,  # The data set is in its order already.
+            verbose=1 if self._is_chief and sys.stdout.isatty() else 0,
+            # The record before the checkpoint: a resumed run repeats neither.
+            callbacks=[*updater, logger, saver],
+        )
+        return logger.last_record
 
     def _result(self, record, steps_per_second):
         table = summary(self._model, print_fn=None)
@@ -306,11 +300,13 @@ class Run:
             "method": self._method(),
             "test_accuracy": record["test_accuracy"],
             "test_loss": record["test_cross_entropy"],
+            **{name: record[name] for name in record if name.startswith("test_top")},
             "sparsity": {"all": table.kernel_sparsity, **masked},
             "active_weights": table.active,
             "weights": table.size,
-            "steps": self._config.total_steps,
+            "steps": self._config.steps,
             "steps_per_second": steps_per_second,
+            "replicas": self._strategy.num_replicas_in_sync,
             **self._description,
             **results.environment(),
         }
@@ -322,7 +318,14 @@ class Run:
 
 
 def _lines(description):
-    """The settings of a run, one a line, without gin's comments."""
+    """The settings of a run, one a line, without gin's comments.
+
+    A run may go on with other devices.
+    """
     config = description["config"].splitlines()
     seeds = [f"{name} = {value}" for name, value in description["seeds"].items()]
-    return {line for line in config + seeds if line and not line.startswith("#")}
+    return {
+        line
+        for line in config + seeds
+        if line and not line.startswith(("#", "strategy."))
+    }

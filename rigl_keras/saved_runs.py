@@ -9,6 +9,7 @@ from rigl_keras import experiment, results
 from rigl_keras.checkpoints import MASK, masks_in, read_model, steps
 from rigl_keras.diagnostics import MASK_UPDATES_FILE
 from rigl_keras.experiment_network import compile_network, make_network
+from rigl_keras.experiment_optimizer import OptimizerConfig
 from rigl_keras.loggers import METRICS_FILE
 from rigl_keras.results import RESULTS_FILE, RUN_FILE
 
@@ -237,5 +238,5 @@ def network_at(checkpoint, images):
         weight_init_method=None,
         noise_stddev=0.0,
     )
-    compile_network(model, experiment.make_optimizer(1))
+    compile_network(model, OptimizerConfig().make(1, 1))
     return model

@@ -7,13 +7,27 @@ Example:
       --gin_config=mnist/hessian.gin --gin_bindings="hessian.ckpt_ids=[0, 11719]"
 """
 
+import os
+import sys
+
+import tensorflow as tf
 from absl import app, flags
 
 from rigl_keras import command_line
 from rigl_keras.hessian_mode import HessianSpectra
 from rigl_keras.run import Run
+from rigl_keras.strategies import StrategyConfig
 
 FLAGS = flags.FLAGS
+# Of `train` as a program, as sysexits.h has it: the same command may go on later.
+EX_TEMPFAIL = 75
+# What the collective operations of the other workers raise when one is gone.
+_WORKER_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 # Its flags are in the --help of this program too.
 flags.adopt_module_key_flags(command_line)
@@ -34,17 +48,48 @@ def main(argv):
             HessianSpectra(FLAGS.logdir, command_line.parse_gin).compute()
             return 0
         command_line.parse_gin()
+        if StrategyConfig().needs_other_keras:
+            _start_again_with_keras_2()
         run = Run(FLAGS.logdir, FLAGS.seed)
         run.begin()
     except command_line.USER_ERRORS as error:
         return command_line.refuse(error)
-    result = run.train()
+    except _WORKER_LOST as error:
+        _leave(error)
+    try:
+        result = run.train()
+    except _WORKER_LOST as error:
+        _leave(error)
     print(
         f"test accuracy {result['test_accuracy']:.2%}, "
         f"sparsity {result['sparsity']['all']:.2%}, "
         f"{result['steps']} steps, {result['steps_per_second']:.1f} steps/s"
     )
     return 0
+
+
+def _start_again_with_keras_2():
+    """Starts this program anew: which Keras `tf.keras` is, is decided at its import."""
+    print(
+        f"strategy.name={StrategyConfig().resolved!r} trains with Keras 2: starting "
+        "again with TF_USE_LEGACY_KERAS=1.",
+        flush=True,
+    )
+    command = [sys.executable, "-m", "rigl_keras.train", *sys.argv[1:]]
+    os.execve(command[0], command, {**os.environ, "TF_USE_LEGACY_KERAS": "1"})
+
+
+def _leave(error):
+    """Ends the process of a worker that has lost the others."""
+    print(
+        f"error: another worker or device is gone ({type(error).__name__}). The same "
+        "command on all workers goes on from the last checkpoint.",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.stdout.flush()
+    # An ordinary exit waits for the others.
+    os._exit(EX_TEMPFAIL)
 
 
 if __name__ == "__main__":

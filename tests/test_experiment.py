@@ -1,4 +1,4 @@
-"""What gin names mean: seeds, optimizer, mask updates, pruning, and their refusals."""
+"""What gin names mean: seeds, mask updates, pruning, and their refusals."""
 
 import inspect
 
@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rigl_keras
-from rigl_keras import experiment, mask_updaters, run
+from rigl_keras import (
+    data,
+    experiment,
+    experiment_optimizer,
+    mask_updaters,
+    training_config,
+)
 
 SEEDS = experiment.Seeds(init_seed=1, data_seed=2, mask_seed=3)
 
@@ -28,7 +34,7 @@ def bind(*bindings):
 
 # The names and defaults of the paper's TF2 code, and below them this package's own.
 DEFAULTS = {
-    run.TrainingConfig: {
+    training_config.TrainingConfig: {
         "total_steps": 5000,
         "batch_size": 128,
         "val_batch_size": 1000,
@@ -39,6 +45,12 @@ DEFAULTS = {
         "gradient_regularization": 0,
         "oneshot_ranking": "global",
         "log_mask_updates": True,
+        "length": 1.0,
+        "eval_epochs": None,
+        "label_smoothing": 0.0,
+        "top_k": None,
+        "precision": "float32",
+        "jit_compile": None,
     },
     experiment.PruningConfig: {
         "mode": "prune",
@@ -49,12 +61,19 @@ DEFAULTS = {
         "frequency": 200,
         "ranking": "layer",
     },
-    experiment.make_optimizer: {
+    experiment_optimizer.OptimizerConfig: {
         "name": "adam",
         "learning_rate": 0.001,
         "clipnorm": None,
         "clipvalue": None,
         "momentum": None,
+        "nesterov": False,
+        "base_batch_size": None,
+        "schedule": "cosine",
+        "decay_points": (),
+        "decay_factor": 0.1,
+        "warmup": 0.0,
+        "gradient_accumulation_steps": 1,
     },
     experiment.MaskUpdaterConfig: {
         "update_alg": "",
@@ -81,34 +100,6 @@ def test_defaults_are_those_of_the_paper(configurable):
     assert defaults == DEFAULTS[configurable]
 
 
-@pytest.mark.parametrize(
-    ("bindings", "setting"),
-    [
-        (["optimizer.name = 'lion'"], "optimizer.name"),
-        (["optimizer.name = 'momentum'"], "optimizer.momentum"),
-        (["optimizer.momentum = 0.9"], "optimizer.momentum"),
-        (["optimizer.learning_rate = -0.1"], "optimizer.learning_rate"),
-        (["optimizer.learning_rate = 'fast'"], "optimizer.learning_rate"),
-        (["optimizer.clipnorm = 0"], "optimizer.clipnorm"),
-    ],
-)
-def test_an_optimizer_that_makes_no_sense_is_refused(bindings, setting):
-    bind(*bindings)
-    with pytest.raises(ValueError, match=setting.replace(".", r"\.")):
-        experiment.make_optimizer(100)
-
-
-def test_the_learning_rate_falls_to_0_by_a_half_cosine():
-    bind("optimizer.name = 'momentum'", "optimizer.momentum = 0.9")
-    bind("optimizer.learning_rate = 0.05")
-    optimizer = experiment.make_optimizer(200)
-    for step in (0, 50, 100, 200):
-        expected = 0.05 * 0.5 * (1 + np.cos(np.pi * step / 200))
-        rate = float(rigl_keras.compat.learning_rate(optimizer, step))
-        assert rate == pytest.approx(expected, abs=1e-8)
-    assert optimizer.momentum == 0.9
-
-
 def test_gin_takes_the_seeds_apart():
     bind("seeds.data_seed = 7")
     assert experiment.make_seeds(3) == experiment.Seeds(3, 7, 3)
@@ -123,7 +114,7 @@ BATCH = (np.ones((2, 6), np.float32), np.ones((2, 3), np.float32))
 def make_updater(**options):
     config = experiment.MaskUpdaterConfig(**options)
     model = tiny.sparsify(tiny.mlp())
-    return experiment.make_mask_updater(config, model, BATCH, SEEDS)
+    return experiment.make_mask_updater(config, model, lambda: BATCH, SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -211,12 +202,14 @@ def test_mask_updates_that_make_no_sense_are_refused(options, setting):
 def test_an_algorithm_without_masks_is_refused(name):
     config = experiment.MaskUpdaterConfig(update_alg=name)
     with pytest.raises(ValueError, match=r"masks\.sparsity"):
-        experiment.make_mask_updater(config, tiny.mlp(), BATCH, SEEDS)
+        experiment.make_mask_updater(config, tiny.mlp(), lambda: BATCH, SEEDS)
 
 
 def test_a_dense_network_needs_no_callback():
     config = experiment.MaskUpdaterConfig()
-    assert experiment.make_mask_updater(config, tiny.mlp(), BATCH, SEEDS) is None
+    assert (
+        experiment.make_mask_updater(config, tiny.mlp(), lambda: BATCH, SEEDS) is None
+    )
 
 
 PRUNERS = {
@@ -342,18 +335,17 @@ def test_pruning_that_makes_no_sense_is_refused(binding, message):
         experiment.make_pruning(5000)
 
 
-class Images:
+def numbered(count):
     """Training records that are told apart by their label and first pixel."""
-
-    def __init__(self, count):
-        self.train_labels = np.arange(count, dtype=np.int32)
-        self.train_images = np.zeros((count, 2, 2, 1), np.uint8)
-        self.train_images[:, 0, 0, 0] = self.train_labels % 251
+    labels = np.arange(count, dtype=np.int32)
+    images = np.zeros((count, 2, 2, 1), np.uint8)
+    images[:, 0, 0, 0] = labels % 251
+    return data.ImageData(images, labels, images, labels, count, "numbered")
 
 
 @given(st.integers(2, 60), st.integers(1, 40))
 def test_the_two_fixed_batches_follow_each_other(count, size):
-    images = Images(count)
+    images = numbered(count)
     size_got = size if 2 * size <= count else count // 2
     for batch, first in ((experiment.flow_batch, 0), (experiment.grow_batch, size_got)):
         x, y = batch(images, size)
@@ -362,7 +354,18 @@ def test_the_two_fixed_batches_follow_each_other(count, size):
         np.testing.assert_allclose(x[:, 0, 0, 0], expected / 255, rtol=1e-6)
 
 
+def test_a_longer_training_updates_and_prunes_longer():
+    bind("mask_updater.last_update_step = 250", "pruning.begin_step = 10")
+    assert experiment.MaskUpdaterConfig().stretched(5.0).last_update_step == 1250
+    config = experiment.PruningConfig().stretched(0.5)
+    assert (config.begin_step, config.end_step, config.frequency) == (5, 2000, 200)
+    # What says "never" goes on saying so.
+    for step in (-1, 0):
+        config = experiment.MaskUpdaterConfig(last_update_step=step)
+        assert config.stretched(5.0).last_update_step == step
+
+
 def test_rigl_grows_from_records_1000_to_1999():
-    size = run.TrainingConfig().val_batch_size
-    _, y = experiment.grow_batch(Images(2500), size)
+    size = training_config.TrainingConfig().val_batch_size
+    _, y = experiment.grow_batch(numbered(2500), size)
     np.testing.assert_array_equal(y, np.arange(1000, 2000))

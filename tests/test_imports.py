@@ -25,7 +25,7 @@ LAYERS = [
         "tfmot_wrappers",
         "version",
     },
-    {"data", "kernels", "selection"},
+    {"data", "kernels", "learning_rates", "selection"},
     {"init_utils", "mask_updaters"},
     {"masks"},
     {"layers"},
@@ -51,7 +51,14 @@ LAYERS = [
 # The command line: the same rule holds among these, and they come after all others.
 PROGRAM_LAYERS = [
     {"checkpoints", "experiment", "results"},
-    {"diagnostics", "experiment_network", "loggers"},
+    {
+        "diagnostics",
+        "experiment_network",
+        "experiment_optimizer",
+        "loggers",
+        "strategies",
+        "training_config",
+    },
     {"command_line", "findings", "plots", "run", "saved_runs", "tables"},
     {"plots.style"},
     {"plots.flow"},
