@@ -21,7 +21,8 @@ _NETWORKS = {
     name: gin.external_configurable(
         build,
         name,
-        allowlist=["hidden_sizes", "use_batch_norm", "kernel_initializer"],
+        # What `make_network` gives them; all else is theirs alone.
+        denylist=["input_shape", "num_classes", "activation", "weight_decay", "seed"],
     )
     for name, build in networks.NETWORKS.items()
 }
@@ -83,7 +84,7 @@ def make_network(
         gets masks of ones.
       is_scratch: whether the masks will stay as they are.
       activation: name of a Keras activation.
-      network_name: "lenet5" or "mlp".
+      network_name: a key of `networks.NETWORKS`, such as "lenet5" or "resnet50".
       mask_init_path: None, or a checkpoint of this command line, such as
         "runs/prune/ckpt-11719", whose masks are taken.
       shuffle_mask: whether each mask of `mask_init_path` is shuffled at random.

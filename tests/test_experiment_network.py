@@ -23,7 +23,7 @@ from pruned_runs import (
 )
 
 import rigl_keras
-from rigl_keras import experiment_network
+from rigl_keras import experiment_network, networks
 from rigl_keras.experiment import Seeds
 
 
@@ -108,6 +108,48 @@ def test_gin_chooses_the_kernel_initializer():
     kernel = all_kernels(build("mlp.kernel_initializer = 'he_uniform'"))
     # He's limit is sqrt(6 / fan-in), Glorot's sqrt(6 / (16 + 8)) = 0.5.
     assert 0.5 < np.abs(kernel["dense1/kernel"]).max() <= np.sqrt(6 / 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "bindings", "path", "shape"),
+    [
+        (
+            "resnet50",
+            ["resnet50.width_multiplier = 0.05", "resnet50.small_inputs = True"],
+            "conv1/kernel",
+            (3, 3, 1, 3),
+        ),
+        ("vgg16", ["vgg16.width_multiplier = 0.1"], "conv5_3/kernel", (3, 3, 51, 51)),
+        (
+            "mobilenet_v1",
+            ["mobilenet_v1.width_multiplier = 0.1"],
+            "logits/kernel",
+            (102, 3),
+        ),
+        (
+            "wide_resnet",
+            ["wide_resnet.depth = 16", "wide_resnet.width = 1"],
+            "stage3_block2_conv2/kernel",
+            (3, 3, 64, 64),
+        ),
+    ],
+)
+def test_gin_chooses_the_network_and_what_it_has_of_its_own(
+    name, bindings, path, shape
+):
+    network = [f"network.network_name = '{name}'", *bindings]
+    masks = ["masks.sparsity = 0.5", "masks.distribution = 'uniform'"]
+    model = build(*masks, network=network, side=32)
+    assert rigl_keras.get_masks(model)[path].shape == shape
+    # A depthwise convolution is no layer that is made sparse.
+    assert not any("depthwise" in path for path in rigl_keras.get_masks(model))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_what_the_network_gives_all_of_them_is_refused_in_their_own_name(name):
+    for argument in ("seed", "weight_decay", "activation", "num_classes"):
+        with pytest.raises(ValueError, match=argument):
+            build(f"{name}.{argument} = 1")
 
 
 def test_masks_of_a_checkpoint_are_taken_as_they_are(parent):

@@ -211,5 +211,5 @@ def test_lenet5_refuses(arguments, message):
 
 def test_build_lists_the_names_it_knows():
     assert networks.build("mlp", (4,), 2, hidden_sizes=[3]).count_params() == 15 + 8
-    with pytest.raises(ValueError, match="'vgg': use one of 'lenet5', 'mlp'"):
+    with pytest.raises(ValueError, match="'vgg': use one of 'lenet5', 'mlp', 'resn"):
         networks.build("vgg", IMAGE, 10)
