@@ -76,14 +76,14 @@ def _flat(arrays):
 
 
 class MaskUpdateRecorder(MaskUpdateObserver):
-    """Records how each mask update changes the gradient norm, and saves around it.
+    """Records how each mask update changes the gradient norm, and may save around it.
 
     Before an update at step t it saves the checkpoint `ckpt--<t-1>`, after it
     `ckpt--<t>`. The norms go to `mask_updates.jsonl`, their change to TensorBoard.
 
     Args:
       logdir: path of the run's folder.
-      checkpoints: `Checkpoints`.
+      checkpoints: `Checkpoints`, or None: nothing is saved.
       meter: `FlowMeter` of the model.
       writer: the run's writer of TensorBoard events.
     """
@@ -98,12 +98,12 @@ class MaskUpdateRecorder(MaskUpdateObserver):
 
     def on_mask_update_begin(self, step):
         """Saves and measures before an update."""
-        self._checkpoints.save_around_update(step - 1)
+        self._save(step - 1)
         self._before = self._meter.measure().norm
 
     def on_mask_update_end(self, step):
         """Saves and measures after an update, and records both."""
-        self._checkpoints.save_around_update(step)
+        self._save(step)
         after = self._meter.measure().norm
         change = after - self._before
         record = {"step": step, "before": self._before, "after": after}
@@ -112,3 +112,7 @@ class MaskUpdateRecorder(MaskUpdateObserver):
         with self._writer.as_default(step=step):
             # The tag is spelt as in the paper's code.
             tf.summary.scalar(".allparams/gradnorm_mask_update_improvment", change)
+
+    def _save(self, step):
+        if self._checkpoints is not None:
+            self._checkpoints.save_around_update(step)

@@ -278,8 +278,9 @@ class Run:
         saver = CheckpointSaver(self._checkpoints, clock, config.save_freq)
         updater = [] if self._updater is None else [self._updater]
         if config.log_mask_updates and updater:
+            checkpoints = self._checkpoints if config.save_mask_updates else None
             updater.append(
-                MaskUpdateRecorder(self._own, self._checkpoints, meter, self._writer)
+                MaskUpdateRecorder(self._own, checkpoints, meter, self._writer)
             )
         self._model.fit(
             self._make_train_data(start, config.steps),

@@ -28,10 +28,11 @@ class TrainingConfig:
         before training, by the criterion of mask_updater.update_alg.
       gradient_regularization: float >= 0, factor of half the squared norm of the
         gradient that is added to the loss.
-      log_mask_updates: this package's own: whether the gradient norm is measured, and a
-        checkpoint saved, before and after every mask update.
-      oneshot_ranking: this package's own, as are those below: "global" ranks the
-        weights of all kernels together before training, "layer" those of each kernel.
+      log_mask_updates: this package's own, as are those below: whether the norm of the
+        gradient is measured before and after every mask update.
+      save_mask_updates: whether checkpoints are saved then too.
+      oneshot_ranking: "global" ranks the weights of all kernels together before
+        training, "layer" those of each kernel.
       length: float > 0, by which every schedule is stretched: total_steps, the last
         update of masks, and the steps of pruning; 5 is the RigL paper's 5×.
       eval_epochs: float > 0, epochs between two evaluations on the test set; None
@@ -54,6 +55,7 @@ class TrainingConfig:
     gradient_regularization: float = 0.0
     oneshot_ranking: str = "global"
     log_mask_updates: bool = True
+    save_mask_updates: bool = True
     length: float = 1.0
     eval_epochs: float | None = None
     label_smoothing: float = 0.0

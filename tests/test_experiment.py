@@ -45,6 +45,7 @@ DEFAULTS = {
         "gradient_regularization": 0,
         "oneshot_ranking": "global",
         "log_mask_updates": True,
+        "save_mask_updates": True,
         "length": 1.0,
         "eval_epochs": None,
         "label_smoothing": 0.0,
