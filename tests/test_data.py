@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigl_keras import data
+from rigl_keras.data import loading
 
 GREY_SHAPE = (4, 5, 1)
 
@@ -146,8 +147,8 @@ def test_tfds_split_may_be_a_part(tfds_dir):
 
 def test_tfds_images_of_varying_size_are_resized(tfds_dir):
     with pytest.raises(ValueError, match=r"set data\.image_size"):
-        data.load("tiny_colour", tfds_dir)
-    loaded = data.load("tiny_colour", tfds_dir, image_size=(6, 5))
+        data.load("tiny_colour", tfds_dir, preprocessing="none")
+    loaded = data.load("tiny_colour", tfds_dir, image_size=(6, 5), preprocessing="none")
     assert loaded.train_images.shape == (7, 6, 5, 3)
     assert loaded.num_classes == 2
     # Images of one colour keep it, and 20 * i tells which they are; no split "test".
@@ -203,12 +204,23 @@ def test_a_set_that_cannot_be_had(tfds_dir, tmp_path, name, download, cause):
     assert cause in str(raised.value.__cause__)
 
 
-def test_sets_beyond_the_memory_limit_are_refused(tfds_dir, monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES", 110 * 4 * 5)
-    data.load("tiny_grey", tfds_dir)
-    monkeypatch.setattr(data, "MAX_BYTES", 110 * 4 * 5 - 1)
-    with pytest.raises(ValueError, match=r"110 images .* more than"):
-        data.load("tiny_grey", tfds_dir)
+def test_sets_beyond_the_memory_limit_are_streamed(tfds_dir, monkeypatch):
+    monkeypatch.setattr(loading, "MAX_BYTES", 110 * 4 * 5)
+    held = data.load("tiny_grey", tfds_dir)
+    assert isinstance(held, data.ImageData)
+    monkeypatch.setattr(loading, "MAX_BYTES", 110 * 4 * 5 - 1)
+    streamed = data.load("tiny_grey", tfds_dir)
+    assert isinstance(streamed, data.StreamedImages)
+    for ours, theirs in zip(
+        streamed.train_records(20, 100), held.train_records(20, 100), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_digits_beyond_the_memory_limit_are_refused():
+    pytest.importorskip("sklearn")
+    with pytest.raises(ValueError, match=r"1797 digits .* smaller data\.image_size"):
+        data.load("digits", image_size=(4000, 4000))
 
 
 def test_tfds_is_not_imported_with_the_module():
