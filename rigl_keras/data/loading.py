@@ -65,7 +65,7 @@ def load(
     return _load_tfds(source, image_size, preprocessing)
 
 
-def _load_tfds(source, image_size, chosen):
+def _load_tfds(source: tfds_sets.TfdsImages, image_size, chosen):
     chosen = chosen or preprocessing.default_name(source.name, source.image_shape)
     reading = preprocessing.make(chosen, source.name, source.image_shape, image_size)
     shape = reading.input_shape
