@@ -42,6 +42,7 @@ def prepared_imagenet(
     """
     import tensorflow_datasets as tfds
 
+    tfds.disable_progress_bar()
     write_archives(folder, train_per_class, classes, validation_per_class, sides)
     builder = tfds.builder("imagenet2012", data_dir=folder)
     config = tfds.download.DownloadConfig(

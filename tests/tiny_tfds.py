@@ -22,6 +22,8 @@ def prepare(folder):
     """
     import tensorflow_datasets as tfds
 
+    tfds.disable_progress_bar()
+
     class Tiny(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 

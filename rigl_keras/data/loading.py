@@ -66,8 +66,10 @@ def load(
 
 
 def _load_tfds(source: tfds_sets.TfdsImages, image_size, chosen):
-    chosen = chosen or preprocessing.default_name(source.name, source.image_shape)
-    reading = preprocessing.make(chosen, source.name, source.image_shape, image_size)
+    # Without the version that the user's name may have.
+    name, images = source.builder.name, source.image_shape
+    chosen = chosen or preprocessing.default_name(name, images)
+    reading = preprocessing.make(chosen, name, images, image_size)
     shape = reading.input_shape
     count = sum(map(source.num_examples, (source.train_split, source.test_split)))
     if chosen != "none" or _size(count, shape) > MAX_BYTES:

@@ -139,7 +139,8 @@ class TfdsImages:
         if labels.min() < 0:
             raise ValueError(
                 f"The split {split!r} of {self.name!r} has examples without a label: "
-                "pass another, such as a part of its training split."
+                "set data.train_split and data.test_split to others of "
+                f"{list(self.builder.info.splits)}, or to parts of them."
             )
 
 
