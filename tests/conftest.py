@@ -66,6 +66,26 @@ def _quiet_stderr():
         os.close(stderr)
 
 
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory):
+    """A folder of small TFDS sets: those of `tiny_tfds`."""
+    import tiny_tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tiny_tfds.prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_dir(tmp_path_factory):
+    """A folder with a small imagenet2012: 200 and 48 images of 4 classes."""
+    from imagenet_archives import prepared_imagenet
+
+    folder = tmp_path_factory.mktemp("imagenet")
+    prepared_imagenet(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """Gives each test the same random state, and leaves no global Keras state."""
