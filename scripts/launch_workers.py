@@ -12,6 +12,7 @@ Needs the standard library alone.
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -342,7 +343,7 @@ def split_at(items, separator):
 def flag_value(arguments, name):
     """The value of an absl flag, whose last one counts; None without it."""
     value = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in itertools.pairwise([*arguments, None]):
         flag, equals, rest = argument.partition("=")
         if flag in (f"--{name}", f"-{name}"):
             value = rest if equals else following

@@ -19,9 +19,11 @@ say() { printf 'tpu_vm.sh: %s\n' "$*" >&2; }
 
 pip_install() { "$bin/python" -m pip install -qq --disable-pip-version-check "$@"; }
 
-# TensorFlow for TPUs is the distribution tensorflow-tpu. What requires `tensorflow` would
-# install the one for CPUs over it, so that is installed without its requirements.
+# TensorFlow for TPUs is the distribution tensorflow-tpu, of another version than this
+# package asks for. What requires `tensorflow`, which would be installed over it, is
+# installed without its requirements.
 install() {
+  local release
   if ! python3 -c 'import ensurepip' 2>/dev/null; then
     sudo apt-get -qq update
     sudo apt-get -qq install -y python3-venv
@@ -29,20 +31,13 @@ install() {
   python3 -m venv -- "$root/.venv"
   pip_install --upgrade pip
   pip_install "$@"
+  pip_install absl-py dm-tree gin-config importlib_resources 'tensorflow-datasets>=4.9.10'
+  release=$("$bin/python" -c 'import importlib.metadata as m
+print(*m.version("tensorflow-tpu").split(".")[:2], sep=".")')
+  pip_install --no-deps "tf_keras==$release.*" 'tensorflow-model-optimization>=0.8.1'
   (cd -- "$root" && pip_install --no-deps --editable .)
-  "$bin/python" - >"$root/.venv/requirements" <<'END'
-import importlib.metadata, re
-
-for requirement in importlib.metadata.requires("rigl_keras"):
-    name = re.match(r"[\w.-]+", requirement)[0]
-    if "extra ==" not in requirement and name not in (
-        "tensorboard", "tensorflow", "tf_keras"
-    ):
-        print(requirement)
-END
-  pip_install --requirement "$root/.venv/requirements"
-  pip_install --no-deps "tf_keras==$("$bin/python" -c 'import importlib.metadata as m
-print(*m.version("tensorflow-tpu").split(".")[:2], "*", sep=".")')"
+  # It need not find the TPU for that.
+  TPU_LOAD_LIBRARY=0 TF_USE_LEGACY_KERAS=1 "$bin/python" -c 'import rigl_keras.train'
 }
 
 prepare() {

@@ -75,6 +75,7 @@ make_train_arguments
 
 run "$root/scripts/setup.sh" gpu
 check_tensorflow
+run cd -- "$root" # Where Python takes no other folder for the package.
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 become "$python" "$root/scripts/launch_workers.py" --single -- \
   --logdir="$logdir" "${train_arguments[@]}"

@@ -44,7 +44,9 @@ name='' project='' zone='' accelerator_type='' runtime_version='' bucket='' arch
 logdir='' step=all spot=false queued=false keep=false max_restarts=10
 packages='tensorflow-tpu==2.20.0 libtpu==0.0.14'
 pause_seconds=${PAUSE_SECONDS:-60}
-readonly vm_script=rigl_keras/scripts/tpu_vm.sh
+# Not named as the package, which Python would take the folder for.
+readonly vm_checkout=rigl_keras.checkout
+readonly vm_script=$vm_checkout/scripts/tpu_vm.sh
 child=''
 
 read_options() {
@@ -175,8 +177,8 @@ install() {
   read -ra requirements <<<"$packages"
   run gcloud compute tpus tpu-vm scp "$RIGL_KERAS_BUNDLE" "$name:rigl_keras.bundle" \
     "${place[@]}" --worker=all
-  on_host all rm -rf rigl_keras
-  on_host all git clone --quiet rigl_keras.bundle rigl_keras
+  on_host all rm -rf "$vm_checkout"
+  on_host all git clone --quiet rigl_keras.bundle "$vm_checkout"
   on_host all "$vm_script" install "${requirements[@]}"
 }
 
