@@ -125,6 +125,23 @@ class ImageData:
         """Takes training records start ... stop - 1, as `fixed_batch` does."""
         return fixed_batch(self.train_images, self.train_labels, start, stop)
 
+    def train_in_order(
+        self, batch_size: int, count: int | None = None
+    ) -> tf.data.Dataset:
+        """One pass over the first training examples, as `evaluation_batches` makes.
+
+        Args:
+          batch_size: int >= 1; a set of fewer examples is one batch.
+          count: int >= 1, how many examples; None means all.
+        """
+        return _in_order(self.train_images, self.train_labels, batch_size, count)
+
+    def test_in_order(
+        self, batch_size: int, count: int | None = None
+    ) -> tf.data.Dataset:
+        """One pass over the first test examples, as `train_in_order` makes."""
+        return _in_order(self.test_images, self.test_labels, batch_size, count)
+
     def test_records(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes test records start ... stop - 1, as `fixed_batch` does."""
         return fixed_batch(self.test_images, self.test_labels, start, stop)
@@ -212,6 +229,11 @@ def evaluation_batches(
     # takes a seventh less time. A large set would take too much memory so.
     floats = images.size * np.dtype(np.float32).itemsize
     return examples.cache() if floats <= _MAX_CACHE_BYTES else examples
+
+
+def _in_order(images, labels, batch_size, count):
+    images, labels = images[:count], labels[:count]
+    return evaluation_batches(images, labels, min(batch_size, len(labels)))
 
 
 def fixed_batch(
