@@ -467,3 +467,19 @@ def steps_per_execution(model):
             "could be updated. Compile the model with a number."
         )
     return int(model._steps_per_execution.numpy())
+
+
+@contextlib.contextmanager
+def unchanged_losses(layer):
+    """Puts back the losses of the last call, which a trace within makes symbolic."""
+    name = "_losses" if IS_KERAS_3 else "_eager_losses"
+    held = [
+        (child, list(getattr(child, name)))
+        for child in layer._flatten_layers()
+        if hasattr(child, name)
+    ]
+    try:
+        yield
+    finally:
+        for child, losses in held:
+            getattr(child, name)[:] = losses
