@@ -190,6 +190,8 @@ def check_flags():
     """
     if FLAGS.mode != "train_eval":
         raise ValueError(f"--mode={FLAGS.mode} is for training; leave it out.")
+    if FLAGS.use_tpu:
+        raise ValueError("--use_tpu is for training; leave it out.")
     if FLAGS.master:
         raise ValueError("--master is not available yet; leave it out.")
     for name in ("ckpt_start", "ckpt_end"):
