@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from tensorflow import keras
 from tiny_tfds import NUM_TEST, NUM_TRAIN, NUMBERED_SHAPE, numbered_image
 
@@ -160,6 +161,18 @@ def test_workers_train_on_disjoint_examples_that_are_all(images, workers):
         assert set(share) == set(share[:n])
         shares.extend(share[:n])
     assert sorted(shares) == [*range(NUM_TRAIN)]
+
+
+def test_replicas_share_the_batches_of_one_device(images):
+    strategy = tiny.two_replicas()
+    for dataset in (images.train_batches(16, 3, 8, seed=0), images.test_batches(16)):
+        shares = [
+            [strategy.experimental_local_results(part) for part in batch]
+            for batch in strategy.experimental_distribute_dataset(dataset)
+        ]
+        assert [len(labels) for labels in shares[0][1]] == [8, 8]
+        joined = [[np.concatenate(part) for part in batch] for batch in shares]
+        assert_equal_batches(joined, arrays(dataset))
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(22, 1), (8, 1), (8, 2), (9, 3)])
