@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh                    a Python that suits, found by name
 #   PYTHON=python3.12 scripts/setup.sh  this Python
+#   scripts/setup.sh gpu                CUDA for TensorFlow too
 #
 # Other scripts call this one and then use .venv/bin/python.
 set -euo pipefail
@@ -13,7 +14,8 @@ venv=$root/.venv
 python=$venv/bin/python
 # Written last by each of the two steps, so that one cut short is done again.
 made_for=$venv/.made-for
-installed=$venv/.installed
+installed=$venv/.installed${1:+-$1}
+extras=test${1:+,$1}
 
 say() { printf 'setup.sh: %s\n' "$*" >&2; }
 
@@ -74,11 +76,15 @@ install() {
   "$python" -m pip install -qq --disable-pip-version-check --upgrade pip
   # A relative path, since pip splits one with extras at odd characters.
   (cd -- "$root" && "$python" -m pip install -qq --disable-pip-version-check \
-    --editable '.[test]')
+    --editable ".[$extras]")
   fingerprint >"$installed"
   say "done"
 }
 
+if [[ ${1:-gpu} != gpu || $# -gt 1 ]]; then
+  say "unknown arguments $*; there is only: gpu"
+  exit 2
+fi
 if [[ -n ${PYTHON:-} ]]; then find_python >/dev/null; fi
 if ! venv_is_usable; then make_venv; fi
 if ! [[ -f $installed && $(<"$installed") == "$(fingerprint)" ]]; then install; fi
