@@ -279,11 +279,13 @@ def build_optimizer(optimizer, variables):
 def learning_rate(optimizer, step):
     """The learning rate of a step as a float32 tensor, from a schedule or a variable.
 
-    Keras 2's `optimizer.learning_rate` is a schedule's value at the step before.
+    Keras 2's `optimizer.learning_rate` is a schedule's value at the step before. With
+    gradient accumulation Keras 3 asks a schedule for a batch: the last of the step.
     """
     rate = innermost_optimizer(optimizer)._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(step)
+        batches = accumulation_steps(optimizer)
+        rate = rate(step * batches + batches - 1)
     elif callable(rate) and not isinstance(rate, tf.Variable | _Variable):
         rate = rate()
     return tf.cast(tf.convert_to_tensor(rate), tf.float32)
