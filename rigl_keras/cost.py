@@ -187,7 +187,7 @@ def model_cost(model, sparsities=None, input_shape=None):
     rows = []
     for kernel in found:
         use = uses.get(id(kernel.variable))
-        if use is None and _is_table(kernel):
+        if use is None and _multiplies_nothing(kernel):
             use = NO_PRODUCTS
         shape = tuple(kernel.variable.shape)
         count = active.get(kernel.path)
@@ -227,10 +227,12 @@ def _active(model, found, sparsities):
     }
 
 
-def _is_table(kernel):
-    """True for embeddings that no Embedding layer holds, such as those of positions."""
-    name = compat.variable_name(kernel.variable)
-    return name.endswith("embeddings") and not kernel.is_embedding
+def _multiplies_nothing(kernel):
+    """True for what a layer of another type adds: positions, a token, a scale."""
+    name, shape = compat.variable_name(kernel.variable), kernel.variable.shape
+    is_table = name.endswith("embeddings") and not kernel.is_embedding
+    is_vector = not kernel.is_kernel and math.prod(shape) == max(shape)
+    return is_table or is_vector
 
 
 def _other_parameters(model, found):

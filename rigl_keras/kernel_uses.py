@@ -286,13 +286,11 @@ def _steps(layer, inputs, outputs):
 
 def _uses(layer, inputs, outputs):
     """What one call of a layer does with its kernels, by their names."""
+    if isinstance(layer, _LAYERS.Embedding) and _is_lookup(layer, inputs, outputs):
+        return {"embeddings": NO_PRODUCTS}
     given, made = _size(inputs), _size(outputs)
     if given is None or made is None:
         return {}
-    if isinstance(layer, _LAYERS.Embedding):
-        # A table that is used the other way round, as a kernel, is another matter.
-        is_lookup = made == given * layer.embeddings.shape[-1]
-        return {"embeddings": NO_PRODUCTS} if is_lookup else {}
     if isinstance(layer, _LAYERS.EinsumDense):
         return {"kernel": _einsum_use(layer, inputs, made)}
     if isinstance(layer, _LAYERS.Dense):
@@ -317,6 +315,12 @@ def _uses(layer, inputs, outputs):
         names = map(compat.variable_name, _weights(layer))
         return dict.fromkeys(names, NO_PRODUCTS)
     return {}
+
+
+def _is_lookup(layer, inputs, outputs):
+    """False where the table of embeddings is used the other way round, as a kernel."""
+    is_deeper = len(outputs.shape) == len(inputs.shape) + 1
+    return is_deeper and outputs.shape[-1] == layer.embeddings.shape[-1]
 
 
 def _einsum_use(layer, inputs, made):

@@ -323,16 +323,44 @@ def test_a_layer_after_inputs_of_unknown_size_is_counted_if_it_can_be():
     assert rigl_keras.model_cost(model, input_shape=(9, 8, 1)).rows[0].uses == 42
 
 
-def test_a_table_of_positions_that_a_layer_adds_multiplies_nothing():
-    class Positions(LAYERS.Layer):
-        def build(self, input_shape):
-            self.table = self.add_weight(name="embeddings", shape=input_shape[-2:])
+def test_a_lookup_of_unknown_length_multiplies_nothing_and_the_reverse_is_unknown():
+    class Reversible(LAYERS.Embedding):
+        def call(self, inputs, reverse=False):
+            if reverse:
+                return tf.matmul(inputs, self.embeddings, transpose_b=True)
+            return super().call(inputs)
+
+    class Tied(keras.Model):
+        def __init__(self, table):
+            super().__init__()
+            self.table = table
 
         def call(self, inputs):
-            return inputs + self.table
+            return self.table(self.table(inputs), reverse=True)
 
-    (row,) = rigl_keras.model_cost(model_of((5, 4), Positions())).rows
-    assert (row.flops, row.bytes) == (0, 80)
+    table = Reversible(5, 3, name="table")
+    found = rigl_keras.model_cost(model_of((None,), table, dtype="int32"))
+    assert found.inference_flops == 0
+    tied = rigl_keras.model_cost(Tied(table), input_shape=(4,))
+    assert len(tied.uncounted) == len(tied.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "flops"),
+    [("embeddings", (5, 4), 0), ("token", (1, 1, 4), 0), ("table", (5, 4), None)],
+)
+def test_positions_and_vectors_that_a_layer_adds_multiply_nothing(name, shape, flops):
+    class Adding(LAYERS.Layer):
+        def build(self, input_shape):
+            self.added = self.add_weight(name=name, shape=shape)
+
+        def call(self, inputs):
+            return inputs + self.added
+
+    (row,) = rigl_keras.model_cost(model_of((5, 4), Adding())).rows
+    assert row.flops == flops
+    if flops == 0:
+        assert row.bytes == 4 * np.prod(shape)
 
 
 def test_counting_leaves_the_model_as_it_was():
