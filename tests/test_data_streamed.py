@@ -309,3 +309,15 @@ def test_files_of_other_formats_are_refused(tfds_dir, tmp_path):
     builder.download_and_prepare()
     with pytest.raises(ValueError, match=r"array_record .* --file_format=tfrecord"):
         data.load("tiny_numbers", tmp_path, preprocessing="pad_and_crop")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_passes_in_order_are_the_records_of_the_files(part, images):
+    make = getattr(images, f"{part}_in_order")
+    count = getattr(images, f"num_{part}")
+    x, y = getattr(images, f"{part}_records")(0, count)
+    batches = arrays(make(7))
+    assert [len(batch[1]) for batch in batches[:-1]] == [7] * (count // 7)
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), x)
+    np.testing.assert_array_equal(labels_of(batches), y)
+    assert_equal_batches(arrays(make(4, 5)), [(x[:4], y[:4]), (x[4:5], y[4:5])])
