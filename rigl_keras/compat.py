@@ -440,6 +440,15 @@ def refuse_fit(model):
     object.__setattr__(model, "fit", fit)
 
 
+def report_metrics_once(model):
+    """Has Keras 2 report metrics of several workers as they are.
+
+    Each worker's are those of all; `fit` and `evaluate` would add them up.
+    """
+    if not IS_KERAS_3:
+        model.distribute_reduction_method = "first"
+
+
 def forward_state(model):
     """Variables that a forward pass in training mode or the loss may change.
 

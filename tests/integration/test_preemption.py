@@ -7,10 +7,13 @@ import subprocess
 import sys
 
 import clusters
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+
+from rigl_keras.saved_runs import SavedRun
 
 STEPS, SAVE_FREQ = 240, 20
 BINDINGS = [
@@ -100,6 +103,21 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(tmp_path
         assert other[-2:] == one[-2:]
     result = json.loads((broken / "results.json").read_text())
     assert (result["steps"], result["replicas"]) == (STEPS, 2)
+    assert_measured_on_all(result, broken)
+
+
+def assert_measured_on_all(result, folder):
+    """The test metrics are those of the saved network on the whole test set."""
+    model, images = SavedRun(folder).open()
+    found = model.evaluate(
+        images.test_images / np.float32(255),
+        images.test_labels,
+        verbose=0,
+        return_dict=True,
+    )
+    gin.clear_config()
+    assert result["test_accuracy"] == pytest.approx(found["accuracy"], abs=1e-6)
+    assert result["test_loss"] == pytest.approx(found["cross_entropy"], rel=1e-5)
 
 
 @pytest.mark.skipif(not tiny.IS_KERAS_3, reason="Keras 2 is there already")
