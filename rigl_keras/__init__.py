@@ -1,8 +1,16 @@
 """Sparse training for Keras: masks, SET, RigL and pruning as callbacks of `fit`."""
 
-from rigl_keras import distributions, init_utils, mask_updaters, schedules, selection
+from rigl_keras import (
+    cost,
+    distributions,
+    init_utils,
+    mask_updaters,
+    schedules,
+    selection,
+)
 from rigl_keras.callbacks import SET, SNFS, RigL, RigLInverted, Static
 from rigl_keras.conversion import sparsify, strip
+from rigl_keras.cost import model_cost, training_flops
 from rigl_keras.gradient_flow import FlowMeter, GradientFlow
 from rigl_keras.gradient_regularization import regularize_gradient
 from rigl_keras.layers import Sparse
@@ -29,12 +37,14 @@ __all__ = [
     "SparseModel",
     "Static",
     "__version__",
+    "cost",
     "distributions",
     "from_tfmot",
     "get_masks",
     "init_utils",
     "mask_updaters",
     "meta_init",
+    "model_cost",
     "prune_once",
     "regularize_gradient",
     "schedules",
@@ -44,4 +54,5 @@ __all__ = [
     "sparsify",
     "strip",
     "summary",
+    "training_flops",
 ]

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from rigl_keras import data, experiment
+from rigl_keras import experiment
 from rigl_keras.analysis import distances, ensembles, interpolation
 from rigl_keras.findings import Finding
 from rigl_keras.interpolate import interpolate_checkpoints
@@ -189,10 +189,11 @@ def _similarity_cells(found):
 def _predictions(run, batch_size):
     """A run's last predicted distributions on its test set, and the labels."""
     model, images = run.open()
-    x, y = data.fixed_batch(
-        images.test_images, images.test_labels, 0, len(images.test_labels)
-    )
-    return ensembles.predict_probabilities(model, x, batch_size), y
+    labels, probabilities = [], []
+    for x, y in images.test_in_order(batch_size):
+        labels.append(y)
+        probabilities.append(ensembles.predict_probabilities(model, x, batch_size))
+    return np.concatenate(probabilities), np.concatenate(labels)
 
 
 def interpolations(

@@ -279,11 +279,13 @@ def build_optimizer(optimizer, variables):
 def learning_rate(optimizer, step):
     """The learning rate of a step as a float32 tensor, from a schedule or a variable.
 
-    Keras 2's `optimizer.learning_rate` is a schedule's value at the step before.
+    Keras 2's `optimizer.learning_rate` is a schedule's value at the step before. With
+    gradient accumulation Keras 3 asks a schedule for a batch: the last of the step.
     """
     rate = innermost_optimizer(optimizer)._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(step)
+        batches = accumulation_steps(optimizer)
+        rate = rate(step * batches + batches - 1)
     elif callable(rate) and not isinstance(rate, tf.Variable | _Variable):
         rate = rate()
     return tf.cast(tf.convert_to_tensor(rate), tf.float32)
@@ -438,6 +440,15 @@ def refuse_fit(model):
     object.__setattr__(model, "fit", fit)
 
 
+def report_metrics_once(model):
+    """Has Keras 2 report metrics of several workers as they are.
+
+    Each worker's are those of all; `fit` and `evaluate` would add them up.
+    """
+    if not IS_KERAS_3:
+        model.distribute_reduction_method = "first"
+
+
 def forward_state(model):
     """Variables that a forward pass in training mode or the loss may change.
 
@@ -467,3 +478,19 @@ def steps_per_execution(model):
             "could be updated. Compile the model with a number."
         )
     return int(model._steps_per_execution.numpy())
+
+
+@contextlib.contextmanager
+def unchanged_losses(layer):
+    """Puts back the losses of the last call, which a trace within makes symbolic."""
+    name = "_losses" if IS_KERAS_3 else "_eager_losses"
+    held = [
+        (child, list(getattr(child, name)))
+        for child in layer._flatten_layers()
+        if hasattr(child, name)
+    ]
+    try:
+        yield
+    finally:
+        for child, losses in held:
+            getattr(child, name)[:] = losses

@@ -194,6 +194,7 @@ def compile_network(
     options = {} if jit_compile is None else {"jit_compile": jit_compile}
     # Test batches of one size are filled up with examples of weight 0.
     model.compile(optimizer, loss, weighted_metrics=metrics, **options)
+    compat.report_metrics_once(model)
 
 
 def _smoothed(label_smoothing, classes):

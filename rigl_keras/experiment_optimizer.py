@@ -8,7 +8,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.checks import check_int, check_positive
 from rigl_keras.experiment import choice
-from rigl_keras.learning_rates import WarmUp
+from rigl_keras.learning_rates import PerStep, WarmUp
 
 _CLASSES = {
     "adam": keras.optimizers.Adam,
@@ -129,9 +129,12 @@ class OptimizerConfig:
         options = {name: value for name, value in options.items() if value is not None}
         if self.nesterov:
             options["nesterov"] = True
-        if self.gradient_accumulation_steps > 1:
-            options |= compat.accumulation_options(self.gradient_accumulation_steps)
-        return _CLASSES[self.name](self._schedule(steps, batch_size), **options)
+        schedule = self._schedule(steps, batch_size)
+        batches = self.gradient_accumulation_steps
+        if batches > 1:
+            options |= compat.accumulation_options(batches)
+            schedule = PerStep(schedule, batches)
+        return _CLASSES[self.name](schedule, **options)
 
     def _schedule(self, steps, batch_size):
         rate = self.learning_rate

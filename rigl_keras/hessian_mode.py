@@ -14,7 +14,7 @@ from typing import Any
 import gin
 import numpy as np
 
-from rigl_keras import data, experiment, results, tables
+from rigl_keras import experiment, results, tables
 from rigl_keras.analysis import hessian, lanczos
 from rigl_keras.checks import check_int
 from rigl_keras.saved_runs import SavedRun, network_at
@@ -139,12 +139,7 @@ class HessianSpectra:
         self._folder = os.path.join(logdir, FOLDER)
         self._check_checkpoints()
         self._images = experiment.load_data()
-        self._batch = data.fixed_batch(
-            self._images.train_images,
-            self._images.train_labels,
-            0,
-            self._config.batch_size,
-        )
+        self._batch = self._images.train_records(0, self._config.batch_size)
 
     def compute(self):
         """Computes what is missing, draws the figure and prints a table of all."""

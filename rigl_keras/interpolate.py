@@ -16,7 +16,7 @@ import gin
 import numpy as np
 from absl import app, flags
 
-from rigl_keras import command_line, data, experiment, results, tables
+from rigl_keras import command_line, experiment, results, tables
 from rigl_keras.analysis import interpolation
 from rigl_keras.checkpoints import masks_in, read_model
 from rigl_keras.checks import check_int
@@ -119,7 +119,8 @@ def interpolate_checkpoints(
       num_train: see `InterpolationConfig`, as for the following.
       batch_size: int >= 1.
       reestimate_batch_norm: bool.
-      images: `ImageData`; None loads those of gin's `data`, which takes seconds.
+      images: what `data.load` returns; None loads those of gin's `data`, which takes
+        seconds.
 
     Returns:
       A dict of float arrays [n]: "test_loss" in nats, without regulariser,
@@ -141,10 +142,8 @@ def interpolate_checkpoints(
     # Either may be of another network; the one that is left is as good as the other.
     for path in (start, end):
         model = network_at(path, images)
-    train = _batches(
-        images.train_images[:num_train], images.train_labels[:num_train], batch_size
-    )
-    test = _batches(images.test_images, images.test_labels, batch_size)
+    train = images.train_in_order(batch_size, num_train)
+    test = images.test_in_order(batch_size)
     return interpolation.interpolate(
         model,
         _parameters(start, model),
@@ -155,10 +154,6 @@ def interpolate_checkpoints(
         batch_norm_data=train,
         reestimate_batch_norm=reestimate_batch_norm,
     )
-
-
-def _batches(images, labels, batch_size):
-    return data.evaluation_batches(images, labels, min(batch_size, len(labels)))
 
 
 def _parameters(checkpoint, model):
@@ -195,6 +190,8 @@ def check_flags():
     """
     if FLAGS.mode != "train_eval":
         raise ValueError(f"--mode={FLAGS.mode} is for training; leave it out.")
+    if FLAGS.use_tpu:
+        raise ValueError("--use_tpu is for training; leave it out.")
     if FLAGS.master:
         raise ValueError("--master is not available yet; leave it out.")
     for name in ("ckpt_start", "ckpt_end"):

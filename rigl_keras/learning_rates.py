@@ -7,8 +7,25 @@ from rigl_keras import compat
 from rigl_keras.checks import check_int
 
 
+class _Around(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule around another one."""
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+
+    def get_config(self):
+        serialize = keras.optimizers.schedules.serialize
+        return {"schedule": serialize(self.schedule)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a schedule from what `get_config` returned."""
+        deserialize = keras.optimizers.schedules.deserialize
+        return cls(**{**config, "schedule": deserialize(config["schedule"])})
+
+
 @compat.register_serializable
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+class WarmUp(_Around):
     """Another schedule, whose first steps rise to it in a straight line.
 
     At step t < `steps` the learning rate is (t + 1) / (steps + 1) of the other
@@ -25,7 +42,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, schedule, steps):
-        self.schedule = schedule
+        super().__init__(schedule)
         self.steps = check_int("steps", steps, minimum=0)
 
     def __call__(self, step):
@@ -35,11 +52,32 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         """What `from_config` makes an equal schedule from."""
-        serialize = keras.optimizers.schedules.serialize
-        return {"schedule": serialize(self.schedule), "steps": self.steps}
+        return {**super().get_config(), "steps": self.steps}
 
-    @classmethod
-    def from_config(cls, config):
-        """Makes a schedule from what `get_config` returned."""
-        deserialize = keras.optimizers.schedules.deserialize
-        return cls(**{**config, "schedule": deserialize(config["schedule"])})
+
+@compat.register_serializable
+class PerStep(_Around):
+    """Another schedule, counted in steps where Keras counts batches.
+
+    With gradient accumulation Keras 3 asks a schedule for the learning rate of a batch,
+    of which several make a step.
+
+    Args:
+      schedule: a Keras `LearningRateSchedule` of steps.
+      batches: int >= 1, how many batches make a step.
+
+    Raises:
+      ValueError: when `batches` is out of range.
+    """
+
+    def __init__(self, schedule, batches):
+        super().__init__(schedule)
+        self.batches = check_int("batches", batches, minimum=1)
+
+    def __call__(self, batch):
+        """The learning rate of a batch, a float32 scalar tensor."""
+        return self.schedule(batch // self.batches)
+
+    def get_config(self):
+        """What `from_config` makes an equal schedule from."""
+        return {**super().get_config(), "batches": self.batches}

@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.version import __version__
@@ -16,7 +17,7 @@ RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
 # The member of an NPZ file that says, as JSON, what its arrays are.
 _DESCRIPTION = "description"
-_PACKAGES = ("tensorflow", "numpy", "tensorflow-datasets", "gin-config")
+_PACKAGES = ("numpy", "tensorflow-datasets", "gin-config")
 
 
 def write_text(path, text):
@@ -115,6 +116,8 @@ def environment():
             "rigl_keras": __version__,
             "python": platform.python_version(),
             "keras": compat.keras_version(),
+            # On TPUs it comes by another name.
+            "tensorflow": tf.__version__,
             **versions,
         },
         "git_revision": _git_revision(),

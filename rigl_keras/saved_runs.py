@@ -161,7 +161,7 @@ class SavedRun:
           step: see `checkpoint`.
 
         Returns:
-          `(model, images)`: a compiled Keras model, and `ImageData`.
+          `(model, images)`: a compiled Keras model, and what `data.load` returns.
 
         Raises:
           ValueError: when checkpoint or data are not there.
@@ -215,7 +215,7 @@ def network_at(checkpoint, images):
 
     Args:
       checkpoint: path of it; its masks and weights are the network's.
-      images: `ImageData`, for the shape of inputs and outputs.
+      images: what `data.load` returns, for the shape of inputs and outputs.
 
     Returns:
       A compiled Keras model.

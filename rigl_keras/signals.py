@@ -9,7 +9,7 @@ from rigl_keras.plots import signals as plots
 from rigl_keras.tables import spread
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-_EVENNESS = {"even fan-in": False, "uneven fan-in": True}
+_MASKS = {"even fan-in": None, "uneven fan-in": signal_propagation.uneven_masks}
 
 
 def find(network, input_shape, num_classes, sparsities, num_networks, seed):
@@ -44,9 +44,9 @@ def find(network, input_shape, num_classes, sparsities, num_networks, seed):
 
     found = {
         title: signal_propagation.signal_propagation(
-            build, sparsities, num_networks=num_networks, uneven=uneven, seed=seed
+            build, sparsities, num_networks=num_networks, masks=masks, seed=seed
         )
-        for title, uneven in _EVENNESS.items()
+        for title, masks in _MASKS.items()
     }
     rows, arrays = [], {"sparsities": np.asarray(sparsities)}
     for title, each in found.items():

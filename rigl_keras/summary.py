@@ -1,10 +1,11 @@
-"""A table of a model's weights: shapes, active weights, sparsity."""
+"""A table of a model's weights: shapes, active weights, sparsity, FLOPs, bytes."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from rigl_keras import compat, kernels
+from rigl_keras.cost import ModelCost, model_cost
 from rigl_keras.masks import sparse_kernels
 from rigl_keras.tfmot_wrappers import is_pruning_wrapper
 
@@ -18,6 +19,10 @@ class SummaryRow(NamedTuple):
       active: int, how many of its entries may differ from 0.
       size: int, how many entries it has.
       masked: bool, whether it has a mask.
+      flops: FLOPs of a forward pass of one example, with the bias and activation of
+        each output; None where they cannot be known, and for what is no kernel.
+      bytes: bytes with the biases of its outputs, as `rigl_keras.cost` counts them;
+        None for what is no kernel.
     """
 
     path: str
@@ -25,6 +30,8 @@ class SummaryRow(NamedTuple):
     active: int
     size: int
     masked: bool
+    flops: float | None = None
+    bytes: float | None = None
 
     @property
     def sparsity(self):
@@ -37,9 +44,12 @@ class Summary(NamedTuple):
 
     Attributes:
       rows: list of `SummaryRow`, one for each weight, in the order of the layers.
+      cost: the `rigl_keras.cost.ModelCost` of the model, or None where it could not be
+        traced or has no kernel.
     """
 
     rows: list[SummaryRow]
+    cost: ModelCost | None = None
 
     @property
     def active(self):
@@ -64,12 +74,16 @@ class Summary(NamedTuple):
         return 1 - sum(row.active for row in masked) / size if size else 0.0
 
 
-def summary(model, print_fn=print):
+def summary(model, print_fn=print, input_shape=None):
     """Prints a table of a model's weights, dense and sparse.
+
+    FLOPs and bytes are those of `rigl_keras.model_cost`; "-" stands for FLOPs that
+    cannot be known.
 
     Args:
       model: a built model.
       print_fn: function that is given each line; None prints nothing.
+      input_shape: shape of one example, without the batch, as in `model_cost`.
 
     Returns:
       A `Summary`.
@@ -79,7 +93,8 @@ def summary(model, print_fn=print):
       ValueError: when it has no weights yet.
     """
     compat.check_layer(model, "a model")
-    data = Summary(_rows(model))
+    cost = _cost(model, input_shape)
+    data = Summary(_rows(model, cost), cost)
     if not data.rows:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "
@@ -91,7 +106,19 @@ def summary(model, print_fn=print):
     return data
 
 
-def _rows(model):
+def _cost(model, input_shape):
+    try:
+        return model_cost(model, input_shape=input_shape)
+    except Exception:
+        # The model's own code may refuse the trace, for whatever reason: the table is
+        # of use without FLOPs too.
+        if input_shape is not None:
+            raise
+        return None
+
+
+def _rows(model, cost):
+    costs = {} if cost is None else {row.path: row for row in cost.rows}
     masks = {id(each.kernel): each.mask for each in sparse_kernels(model)}
     hidden = {id(mask) for mask in masks.values()}
     rows, seen = [], set()
@@ -107,12 +134,15 @@ def _rows(model):
             mask = masks.get(id(weight))
             active = size if mask is None else int(np.count_nonzero(mask.numpy()))
             name = kernels.join(path, compat.variable_name(weight))
-            rows.append(SummaryRow(name, shape, active, size, mask is not None))
+            row = SummaryRow(name, shape, active, size, mask is not None)
+            if name in costs:
+                row = row._replace(flops=costs[name].flops, bytes=costs[name].bytes)
+            rows.append(row)
     return rows
 
 
 def _lines(name, data):
-    cells = [("weight", "shape", "active", "size", "sparsity")]
+    cells = [("weight", "shape", "active", "size", "sparsity", "FLOPs", "bytes")]
     cells += [
         (
             row.path,
@@ -120,15 +150,19 @@ def _lines(name, data):
             f"{row.active:,}",
             f"{row.size:,}",
             f"{row.sparsity:.2%}" if row.masked else "dense",
+            "" if row.bytes is None else _number(row.flops),
+            "" if row.bytes is None else _number(row.bytes),
         )
         for row in data.rows
     ]
+    masked = [row for row in data.rows if row.masked]
+    kernels_only = [row for row in data.rows if row.bytes is not None]
     totals = [
-        ("masked kernels", "", *_totals([r for r in data.rows if r.masked])),
-        ("all weights", "", *_totals(data.rows)),
+        ("masked kernels", "", *_totals(masked), *_total_costs(masked)),
+        ("all weights", "", *_totals(data.rows), *_total_costs(kernels_only)),
     ]
-    widths = [max(len(row[i]) for row in cells + totals) for i in range(5)]
-    rule = "─" * (sum(widths) + 8)
+    widths = [max(len(row[i]) for row in cells + totals) for i in range(len(cells[0]))]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     body = [_line(row, widths) for row in cells]
     return [
         f"Sparsity of {name!r}",
@@ -146,6 +180,16 @@ def _totals(rows):
     active = sum(row.active for row in rows)
     size = sum(row.size for row in rows)
     return f"{active:,}", f"{size:,}", f"{1 - active / size if size else 0:.2%}"
+
+
+def _total_costs(rows):
+    """Sums as text; what is unknown in one row is unknown in the sum."""
+    values = ([row.flops for row in rows], [row.bytes for row in rows])
+    return [_number(None if None in each or not each else sum(each)) for each in values]
+
+
+def _number(value):
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def _line(row, widths):

@@ -45,6 +45,8 @@ def main(argv):
     try:
         command_line.check(argv)
         if FLAGS.mode == "hessian":
+            if FLAGS.use_tpu:
+                raise ValueError("--use_tpu is for training; leave it out.")
             HessianSpectra(FLAGS.logdir, command_line.parse_gin).compute()
             return 0
         command_line.parse_gin()

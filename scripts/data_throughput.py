@@ -3,8 +3,8 @@
 
 Prints images per second, and per second of one core's work, of a prepared TFDS set:
 training and test batches as a training reads them, TFDS's own decoding of whole images,
-and TFDS's reading without decoding. The readers take turns, so that what else runs on
-the machine falls on all alike, and the medians are given.
+the same resized and batched, and reading without decoding. The readers take turns, so
+that what else runs on the machine falls on all alike, and the medians are given.
 """
 
 import argparse
@@ -41,11 +41,20 @@ def readers(name, data_dir, preprocessing, batch_size, images):
         examples = builder.as_dataset(split="train", read_config=config, **options)
         return examples.repeat().take(images)
 
+    def naive():
+        size, key = ours.input_shape[:2], next(iter(undecoded))
+        examples = plain().map(
+            lambda example: tf.image.resize(example[key], size, "bicubic"),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
     steps = images // batch_size
     return {
         "train_batches": lambda: ours.train_batches(batch_size, 0, steps, seed=0),
         "test_batches": lambda: ours.test_batches(batch_size).repeat().take(steps),
         "TFDS, decoded": plain,
+        "TFDS, resized": naive,
         "TFDS, not decoded": lambda: plain(decoders=undecoded),
     }
 

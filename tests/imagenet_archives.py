@@ -58,9 +58,12 @@ def write_archives(folder, train_per_class, classes, validation_per_class, sides
     manual = folder / "downloads" / "manual"
     manual.mkdir(parents=True)
     generator = np.random.default_rng(0)
+    hues = {name: i / classes for i, name in enumerate(names)}
     with tarfile.open(manual / "ILSVRC2012_img_train.tar", "w") as archive:
         for name in names:
-            content = _class_archive(name, train_per_class, sides, generator)
+            content = _class_archive(
+                name, hues[name], train_per_class, sides, generator
+            )
             _add(archive, f"{name}.tar", content)
     with tarfile.open(manual / "ILSVRC2012_img_val.tar", "w") as archive:
         # TFDS takes the i-th name's class for that of validation image i: where there
@@ -68,7 +71,7 @@ def write_archives(folder, train_per_class, classes, validation_per_class, sides
         for number in range(1, max(numbers) + 1):
             image = f"ILSVRC2012_val_{number:08}.JPEG"
             if number in numbers:
-                pixels = picture(numbers[number], sides, generator)
+                pixels = picture(hues[numbers[number]], sides, generator)
                 _add(archive, image, encode(pixels, _MODES[number % len(_MODES)]))
             else:
                 folder_entry = tarfile.TarInfo(image)
@@ -76,10 +79,9 @@ def write_archives(folder, train_per_class, classes, validation_per_class, sides
                 archive.addfile(folder_entry)
 
 
-def picture(name, sides, generator):
-    """Makes an image of a class: uint8 array [height, width, 3]."""
+def picture(hue, sides, generator):
+    """Makes a noisy image of a colour: uint8 array [height, width, 3]."""
     height, width = generator.integers(sides[0], sides[1] + 1, 2)
-    hue = labels().index(name) * 0.618 % 1
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.7, 0.7))
     coarse = generator.normal(0, 40, (height // 32 + 2, width // 32 + 2, 3))
     coarse = coarse.repeat(32, 0).repeat(32, 1)[:height, :width]
@@ -116,7 +118,7 @@ def _chosen(classes, validation_per_class):
     return names, numbers
 
 
-def _class_archive(name, count, sides, generator):
+def _class_archive(name, hue, count, sides, generator):
     buffer = io.BytesIO()
     special = {CMYK_IMAGE: ("CMYK", "JPEG"), PNG_IMAGE: ("RGB", "PNG")}
     images = [image for image in special if image.startswith(name)]
@@ -124,7 +126,7 @@ def _class_archive(name, count, sides, generator):
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for i, image in enumerate(images):
             form = special.get(image, (_MODES[i % len(_MODES)], "JPEG"))
-            _add(archive, image, encode(picture(name, sides, generator), *form))
+            _add(archive, image, encode(picture(hue, sides, generator), *form))
     return buffer.getvalue()
 
 

@@ -54,8 +54,8 @@ def conv_net(seed=0):
     return keras.Model(inputs, LAYERS.Dense(3, name="logits")(shared(shared(x))))
 
 
-@pytest.mark.parametrize("uneven", [False, True])
-def test_linear_network_follows_the_closed_form(uneven):
+@pytest.mark.parametrize("masks", [None, uneven_masks])
+def test_linear_network_follows_the_closed_form(masks):
     # A layer multiplies the variance by (variance of a weight) * fan-in: by 1 when
     # scaled to the fan-in there is, by the density when scaled to the dense fan-in.
     depth, sparsities = 4, [0.0, 0.5, 0.75]
@@ -65,7 +65,7 @@ def test_linear_network_follows_the_closed_form(uneven):
         {"dense": None, "unit": unit_variance_per_fan_in, "he": "unit_scaled"},
         num_networks=2,
         num_inputs=200,
-        uneven=uneven,
+        masks=masks,
     )
     density = 1 - np.array(sparsities)
     dense, unit, he = found.output_std.mean(-1)

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,6 +66,59 @@ def test_every_order_is_equally_likely():
     assert len(counts) == 6
     # The 0.9999 quantile of chi squared with 5 degrees of freedom.
     assert ((counts - 100) ** 2 / 100).sum() < 25.7
+
+
+def images_of(n):
+    images, labels = numbered(n)
+    return data.ImageData(images, labels, images, labels, n, "numbered")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_share_each_training_batch(workers):
+    images = images_of(20)
+    order = (6, 2, 9, 5)  # batch size, first and last step, seed
+    whole = label_lists(data.batches(images.train_images, images.train_labels, *order))
+    shares = [
+        label_lists(images.train_batches(*order, worker, workers))
+        for worker in range(workers)
+    ]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    with pytest.raises(ValueError, match="cannot be shared by 4 workers"):
+        images.train_batches(*order, 0, 4)
+    with pytest.raises(ValueError, match="worker"):
+        images.train_batches(*order, workers, workers)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    n=st.integers(1, 40),
+    batches=st.integers(1, 6),
+    workers=st.sampled_from([1, 2, 3]),
+)
+def test_workers_share_the_test_set(n, batches, workers):
+    images = images_of(n)
+    size = max(1, n // batches // workers) * workers
+    if size > n:
+        return
+    seen = []
+    for worker in range(workers):
+        steps = 0
+        for _, labels, *weights in images.test_batches(size, worker, workers):
+            assert len(labels) == size // workers
+            counted = np.ones(len(labels)) if not weights else weights[0].numpy()
+            seen += labels.numpy()[counted == 1].tolist()
+            assert set(counted) <= {0, 1}
+            steps += 1
+        assert steps == -(-n // size)
+    assert sorted(seen) == list(range(n))
+
+
+def test_passes_in_order_are_the_first_records():
+    images = images_of(10)
+    for make in (images.train_in_order, images.test_in_order):
+        assert label_lists(make(4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        assert label_lists(make(4, 5)) == [[0, 1, 2, 3], [4]]
+        assert label_lists(make(100, 3)) == [[0, 1, 2]]
 
 
 def test_batches_hold_scaled_images_with_their_labels():

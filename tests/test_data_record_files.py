@@ -132,6 +132,18 @@ def test_files_are_shuffled_and_so_are_the_records_of_a_window(files):
     assert abs(descents - 30 * 21 / 2) < 5 * deviation
 
 
+def test_every_window_is_shuffled_in_a_way_of_its_own(files):
+    # One file of 7 records: two whole windows of 3 and a part of one in an epoch.
+    pieces = [Piece(files[2], 0, 7)]
+    stream = np.array(numbers(record_files.shuffled(pieces, 0, 7 * 300, 3, 0, 0)))
+    windows = stream.reshape(300, 7)[:, :6].reshape(600, 3)
+    assert set(windows[::2].ravel()) == {6, 7, 8}
+    orders, counts = np.unique(windows.argsort(axis=1), axis=0, return_counts=True)
+    # The 0.9999 quantile of chi squared with 5 degrees of freedom.
+    assert len(orders) == 6 and ((counts - 100) ** 2 / 100).sum() < 25.7
+    assert (windows[::2].argsort(axis=1) != windows[1::2].argsort(axis=1)).any()
+
+
 def test_the_order_does_not_depend_on_the_global_seed(files):
     read = []
     for seed in (1, 2):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from tensorflow import keras
 from tiny_tfds import NUM_TEST, NUM_TRAIN, NUMBERED_SHAPE, numbered_image
 
@@ -162,6 +163,18 @@ def test_workers_train_on_disjoint_examples_that_are_all(images, workers):
     assert sorted(shares) == [*range(NUM_TRAIN)]
 
 
+def test_replicas_share_the_batches_of_one_device(images):
+    strategy = tiny.two_replicas()
+    for dataset in (images.train_batches(16, 3, 8, seed=0), images.test_batches(16)):
+        shares = [
+            [strategy.experimental_local_results(part) for part in batch]
+            for batch in strategy.experimental_distribute_dataset(dataset)
+        ]
+        assert [len(labels) for labels in shares[0][1]] == [8, 8]
+        joined = [[np.concatenate(part) for part in batch] for batch in shares]
+        assert_equal_batches(joined, arrays(dataset))
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(22, 1), (8, 1), (8, 2), (9, 3)])
 def test_test_batches_are_full_and_weights_count_each_example_once(
     images, batch_size, workers
@@ -296,3 +309,15 @@ def test_files_of_other_formats_are_refused(tfds_dir, tmp_path):
     builder.download_and_prepare()
     with pytest.raises(ValueError, match=r"array_record .* --file_format=tfrecord"):
         data.load("tiny_numbers", tmp_path, preprocessing="pad_and_crop")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_passes_in_order_are_the_records_of_the_files(part, images):
+    make = getattr(images, f"{part}_in_order")
+    count = getattr(images, f"num_{part}")
+    x, y = getattr(images, f"{part}_records")(0, count)
+    batches = arrays(make(7))
+    assert [len(batch[1]) for batch in batches[:-1]] == [7] * (count // 7)
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), x)
+    np.testing.assert_array_equal(labels_of(batches), y)
+    assert_equal_batches(arrays(make(4, 5)), [(x[:4], y[:4]), (x[4:5], y[4:5])])

@@ -18,7 +18,10 @@ FIRST, *REST = examples("README.md")
 PAGES = {
     "README, first": [FIRST],
     "README, own": REST,
-    **{name: examples(f"docs/{name}") for name in ("extending.md", "training.md")},
+    **{
+        name: examples(f"docs/{name}")
+        for name in ("cost.md", "extending.md", "training.md")
+    },
 }
 
 

@@ -32,6 +32,7 @@ SPARSITY = {
 # their paths, are the same in number and rank.
 SMALL = [
     "data.name = 'digits'",
+    "data.test_split = None",
     "data.image_size = (32, 32)",
     "training.batch_size = 64",
     "training.val_batch_size = 32",

@@ -44,7 +44,8 @@ LAYERS = [
     {"data"},
     {"init_utils", "mask_updaters"},
     {"masks"},
-    {"layers"},
+    {"kernel_uses"},
+    {"cost", "layers"},
     {"sparse_model"},
     {"model_copies"},
     {"batch_gradients", "conversion", "gradient_hook", "optimizer_state", "summary"},
@@ -90,7 +91,7 @@ PROGRAM_LAYERS = [
     {"hessian_mode", "interpolate", "report_page", "report_tables", "run_groups"},
     {"analyses", "comparisons", "report_analyses", "signals"},
     {"report"},
-    {"analyze", "train"},
+    {"analyze", "cost_table", "train"},
 ]
 PROGRAMS = set().union(*PROGRAM_LAYERS)
 # Only programs import these, anywhere in their code.

@@ -272,7 +272,7 @@ def test_flags_change_the_configuration_of_the_run(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--use_tpu", "--use_tpu is not available yet"),
+        ("--use_tpu", "--use_tpu is for training"),
         ("--master=local", "--master is not available yet"),
         ("--mode=hessian", "--mode=hessian"),
         ("surplus", "unexpected arguments"),

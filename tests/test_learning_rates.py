@@ -5,7 +5,8 @@ import pytest
 import tiny
 from tensorflow import keras
 
-from rigl_keras.learning_rates import WarmUp
+import rigl_keras
+from rigl_keras.learning_rates import PerStep, WarmUp
 
 
 def cosine(rate=0.5, steps=10):
@@ -28,6 +29,29 @@ def test_without_steps_it_is_the_schedule():
 def test_a_number_of_steps_that_makes_no_sense_is_refused(steps):
     with pytest.raises(ValueError, match="steps"):
         WarmUp(cosine(), steps)
+
+
+def test_batches_of_a_step_have_its_learning_rate():
+    schedule = PerStep(cosine(), 4)
+    found = [float(schedule(batch)) for batch in range(12)]
+    expected = np.repeat([float(cosine()(step)) for step in range(3)], 4)
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="batches"):
+        PerStep(cosine(), 0)
+
+
+@pytest.mark.skipif(not tiny.IS_KERAS_3, reason="only Keras 3 accumulates gradients")
+def test_steps_of_accumulated_gradients_are_those_of_the_schedule():
+    schedule = PerStep(cosine(), 4)
+    optimizer = keras.optimizers.SGD(schedule, gradient_accumulation_steps=4)
+    for step in range(3):
+        rate = float(rigl_keras.compat.learning_rate(optimizer, step))
+        assert rate == float(cosine()(step))
+    variable = keras.Variable(0.0)
+    for _ in range(8):
+        optimizer.apply([np.float32(1.0)], [variable])
+    # Two steps by Keras itself.
+    assert float(variable) == pytest.approx(-float(cosine()(0)) - float(cosine()(1)))
 
 
 def test_a_saved_model_keeps_it(tmp_path):

@@ -37,10 +37,66 @@ def test_the_table_names_every_weight_and_the_totals(capsys):
         (line,) = [line for line in lines if line.startswith(start)]
         return line.split()
 
-    assert cells("hidden/kernel")[1:] == ["6×8", "16", "48", "66.67%"]
+    # 2 FLOPs a weight and 1 an output; 4 bytes a weight and bias, and 1 bit for all.
+    assert cells("weight")[-3:] == ["sparsity", "FLOPs", "bytes"]
+    assert cells("hidden/kernel")[1:] == ["6×8", "16", "48", "66.67%", "40", "102"]
+    assert cells("out/kernel")[1:] == ["8×3", "3", "24", "87.50%", "9", "27"]
     assert cells("out/bias")[1:] == ["3", "3", "3", "dense"]
-    assert cells("masked kernels")[2:] == ["19", "72", "73.61%"]
-    assert cells("all weights")[2:] == ["30", "83", "63.86%"]
+    assert cells("masked kernels")[2:] == ["19", "72", "73.61%", "49", "129"]
+    assert cells("all weights")[2:] == ["30", "83", "63.86%", "49", "129"]
+
+
+def test_the_costs_are_those_of_model_cost():
+    model = two_kernels()
+    data = rigl_keras.summary(model, print_fn=None)
+    assert data.cost == rigl_keras.model_cost(model)
+    kernels = [row for row in data.rows if row.masked]
+    assert [row.flops for row in kernels] == [row.flops for row in data.cost.rows]
+    assert [row.bytes for row in kernels] == [row.bytes for row in data.cost.rows]
+    assert [row.flops for row in data.rows if not row.masked] == [None, None]
+
+
+def unknown_inputs():
+    layers = [
+        keras.Input((None, 3)),
+        keras.layers.Dense(2, name="each"),
+        keras.layers.GlobalAveragePooling1D(),
+        keras.layers.Dense(2, name="all"),
+    ]
+    return keras.Sequential(layers)
+
+
+def test_flops_that_cannot_be_known_are_a_dash():
+    lines = []
+    rigl_keras.summary(unknown_inputs(), lines.append)
+    assert [line.split()[-2:] for line in lines if "/kernel" in line] == [
+        ["-", "32"],
+        ["10", "24"],
+    ]
+    (total,) = [line for line in lines if line.startswith("all weights")]
+    assert total.split()[-2:] == ["-", "56"]
+    lines.clear()
+    rigl_keras.summary(unknown_inputs(), lines.append, input_shape=(5, 3))
+    (total,) = [line for line in lines if line.startswith("all weights")]
+    assert total.split()[-2:] == ["80", "56"]  # 5 * (2 * 6 + 2) + 2 * 4 + 2
+
+
+def test_a_model_that_refuses_the_trace_is_shown_without_costs():
+    class Refusing(keras.layers.Dense):
+        def call(self, inputs):
+            if getattr(self, "refuses", False):
+                raise RuntimeError("not now")
+            return super().call(inputs)
+
+    model = keras.Sequential([keras.Input((3,)), Refusing(2, name="out")])
+    model.layers[0].refuses = True
+    lines = []
+    data = rigl_keras.summary(model, lines.append)
+    assert data.cost is None and data.size == 8
+    (total,) = [line for line in lines if line.startswith("all weights")]
+    assert total.split()[2:] == ["8", "8", "0.00%", "-", "-"]
+    with pytest.raises(RuntimeError, match="not now"):
+        rigl_keras.summary(model, input_shape=(3,))
 
 
 def test_print_fn_is_given_each_line():

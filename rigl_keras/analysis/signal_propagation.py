@@ -77,14 +77,14 @@ def signal_propagation(
     initializers=None,
     num_networks=5,
     num_inputs=500,
-    uneven=False,
+    masks=None,
     seed=0,
 ):
     """Measures how the size of a network's signals depends on sparsity, at the start.
 
-    Inputs are standard normal; every kernel gets the same sparsity. Network n has the
-    same inputs, masks and draws for all initialisations, and its mask at a sparsity is
-    part of its mask at any lower one, so that differences come from what is compared.
+    Inputs are standard normal. Network n has the same inputs, masks and draws for all
+    initialisations, and its uniformly random or uneven mask at a sparsity is part of
+    its mask at any lower one, so that differences come from what is compared.
     The network runs in inference mode: without dropout, and with batch normalisation
     by its initial averages, which is none. A layer's output is taken as the layer gives
     it: after the activation that is part of the layer, before one that is a layer of
@@ -100,7 +100,9 @@ def signal_propagation(
         and by each unit's fan-in under the mask.
       num_networks: int >= 1, networks for each sparsity and initialisation.
       num_inputs: int >= 2, random inputs of each network.
-      uneven: whether masks come from `uneven_masks` instead of being uniformly random.
+      masks: function `(model, sparsity, seed) -> masks` for `sparsify`, which names the
+        same kernels at all sparsities, such as `uneven_masks`; None for uniformly
+        random masks, which give every kernel the same sparsity.
       seed: int >= 0; everything drawn depends on it alone.
 
     Returns:
@@ -130,14 +132,14 @@ def signal_propagation(
         model = build(network_seed)
         inputs = _random_inputs(model, num_inputs, network_seed)
         for column, sparsity in enumerate(sparsities):
-            masks = uneven_masks(model, sparsity, network_seed) if uneven else None
+            drawn = None if masks is None else masks(model, sparsity, network_seed)
             for row, initializer in enumerate(initializers.values()):
                 sparse = sparsify(
                     model,
                     sparsity,
                     distribution="uniform",
                     initializer=initializer,
-                    masks=masks,
+                    masks=drawn,
                     seed=network_seed,
                     verbose=False,
                 )

@@ -168,7 +168,35 @@ class StreamedImages:
         """Takes test records start ... stop - 1, as `train_records` does."""
         return self._records(self._test, start, stop)
 
+    def train_in_order(
+        self, batch_size: int, count: int | None = None
+    ) -> tf.data.Dataset:
+        """One pass over the first training examples, in the order of the files.
+
+        Args:
+          batch_size: int >= 1; the last batch may be smaller.
+          count: int >= 1, how many examples; None means all.
+
+        Returns:
+          A `tf.data.Dataset` of (float32 images [b, height, width, channels], int32
+          labels [b]); nothing is augmented.
+
+        Raises:
+          ValueError: if an argument is outside the ranges above.
+        """
+        return self._in_order(self._train, batch_size, 0, count or self.num_train)
+
+    def test_in_order(
+        self, batch_size: int, count: int | None = None
+    ) -> tf.data.Dataset:
+        """One pass over the first test examples, as `train_in_order` makes."""
+        return self._in_order(self._test, batch_size, 0, count or self.num_test)
+
     def _records(self, pieces, start, stop):
+        batch = self._in_order(pieces, record_files.count(pieces), start, stop)
+        return next(batch.as_numpy_iterator())
+
+    def _in_order(self, pieces, batch_size, start, stop):
         n = record_files.count(pieces)
         batching.check_records(start, stop, n)
         wanted = min(stop, n) - start
@@ -178,8 +206,8 @@ class StreamedImages:
             return self._preprocessing.test(encoded), label
 
         records = record_files.in_order(record_files.cut(pieces, start, stop))
-        examples = _batches(records.enumerate(), read, wanted, 1)
-        return next(examples.as_numpy_iterator())
+        batches = -(-wanted // batch_size)
+        return _batches(records.enumerate(), read, batch_size, batches, full=False)
 
     def _check_labels(self):
         """Refuses a split without labels, of which no example has one."""
@@ -191,12 +219,12 @@ class StreamedImages:
             self._source.check_labels(split, self._source.parse(record)[1].numpy())
 
 
-def _batches(records, read, batch_size, steps):
-    """Maps numbered records to examples, in parallel and in order, in full batches."""
+def _batches(records, read, batch_size, steps, full=True):
+    """Maps numbered records to examples, in parallel and in order, in batches."""
     cores = os.cpu_count() or 1
     examples = records.map(read, num_parallel_calls=cores, deterministic=True)
     # Next to each other, TensorFlow makes one of the two: images are not copied.
-    batches = examples.batch(batch_size, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+    batches = examples.batch(batch_size, drop_remainder=full).prefetch(_BATCHES_AHEAD)
     options = tf.data.Options()
     # There is nothing to tune, see `in_memory`.
     options.autotune.enabled = False

@@ -1,20 +1,20 @@
 """Two workers train together; one is killed, both start again, and nothing is lost."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 
+import clusters
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
 
-SECONDS = 300  # after which a cluster hangs
+from rigl_keras.saved_runs import SavedRun
+
 STEPS, SAVE_FREQ = 240, 20
 BINDINGS = [
     f"training.total_steps={STEPS}",
@@ -43,52 +43,19 @@ def command(logdir):
     ]
 
 
-@contextlib.contextmanager
 def two_workers(logdir):
-    """The processes of two workers, which end with the context."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    processes = []
-    for index in range(2):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        with log_of(logdir, index).open("a") as log:
-            processes.append(
-                subprocess.Popen(
-                    command(logdir),
-                    env={**os.environ, "TF_CONFIG": config},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    logs_of(logdir).mkdir(exist_ok=True)
+    return clusters.two_workers(lambda index: command(logdir), logs_of(logdir))
 
 
-def log_of(logdir, index):
-    return logdir.with_name(f"{logdir.name}-{index}.log")
-
-
-def wait_until(condition, logdir):
-    end = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail("\n".join(log_of(logdir, i).read_text() for i in range(2)))
-        time.sleep(0.1)
+def logs_of(logdir):
+    return logdir.with_suffix(".logs")
 
 
 def train(logdir):
     """Both workers, from where the folder is to the end."""
     with two_workers(logdir) as processes:
-        wait_until(lambda: all(p.poll() is not None for p in processes), logdir)
-        codes = [process.returncode for process in processes]
-    assert codes == [0, 0], log_of(logdir, 0).read_text()
+        clusters.wait_for(processes, logs_of(logdir))
 
 
 def variables(logdir, step):
@@ -103,14 +70,14 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(tmp_path
     train(whole)
     with two_workers(broken) as (chief, other):
         saved = broken / f"ckpt-{2 * SAVE_FREQ}.index"
-        wait_until(saved.exists, broken)
+        clusters.wait_until(saved.exists, logs_of(broken))
         other.send_signal(signal.SIGKILL)
-        wait_until(lambda: chief.poll() is not None, broken)
+        clusters.wait_until(lambda: chief.poll() is not None, logs_of(broken))
         assert chief.returncode == 75
-    assert "another worker or device is gone" in log_of(broken, 0).read_text()
+    assert "another worker or device is gone" in clusters.text_of(logs_of(broken))
     assert not (broken / "results.json").exists()
     train(broken)
-    assert "Going on from step" in log_of(broken, 0).read_text()
+    assert "Going on from step" in clusters.text_of(logs_of(broken))
 
     # Each file is the chief's; the checkpoints and records are those of the run that
     # nothing disturbed, bit for bit.
@@ -136,6 +103,21 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(tmp_path
         assert other[-2:] == one[-2:]
     result = json.loads((broken / "results.json").read_text())
     assert (result["steps"], result["replicas"]) == (STEPS, 2)
+    assert_measured_on_all(result, broken)
+
+
+def assert_measured_on_all(result, folder):
+    """The test metrics are those of the saved network on the whole test set."""
+    model, images = SavedRun(folder).open()
+    found = model.evaluate(
+        images.test_images / np.float32(255),
+        images.test_labels,
+        verbose=0,
+        return_dict=True,
+    )
+    gin.clear_config()
+    assert result["test_accuracy"] == pytest.approx(found["accuracy"], abs=1e-6)
+    assert result["test_loss"] == pytest.approx(found["cross_entropy"], rel=1e-5)
 
 
 @pytest.mark.skipif(not tiny.IS_KERAS_3, reason="Keras 2 is there already")
@@ -148,7 +130,7 @@ def test_several_workers_get_keras_2(tmp_path):
         env={**os.environ, "TF_CONFIG": json.dumps(task)},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=clusters.SECONDS,
     )
     assert done.returncode == 2
     assert "trains with Keras 2: starting again" in done.stdout
