@@ -9,7 +9,7 @@ dry_run=false
 problems=()
 
 # What every training on ImageNet can be told.
-config=imagenet_resnet50/rigl.gin
+configs=()
 data_dir=''
 batch_size=''
 length=1
@@ -71,7 +71,7 @@ refuse_problems_of_machine() {
 # Reads one of the options above; fails for another one.
 training_option() {
   case $1 in
-    --config=*) config=${1#*=} ;;
+    --config=*) configs+=("${1#*=}") ;;
     --data_dir=*) data_dir=${1#*=} ;;
     --batch_size=*) batch_size=${1#*=} ;;
     --length=*) length=${1#*=} ;;
@@ -87,9 +87,13 @@ training_option() {
 }
 
 check_training_options() {
-  if [[ ! -f $root/gin/$config && ! -f $config ]]; then
-    problem "--config=$config is no file, in gin/ or by its path; see gin/imagenet_*"
-  fi
+  local config
+  if ((${#configs[@]} == 0)); then configs=(imagenet_resnet50/rigl.gin); fi
+  for config in "${configs[@]}"; do
+    if [[ ! -f $root/gin/$config && ! -f $config ]]; then
+      problem "--config=$config is no file, in gin/ or by its path; see gin/imagenet_*"
+    fi
+  done
   if [[ -z $data_dir ]]; then
     problem "--data_dir=... is missing: the folder that holds imagenet2012/5.*.*," \
       "see docs/imagenet.md"
@@ -119,7 +123,7 @@ make_train_arguments() {
   stretch=$(LC_ALL=C awk -v length_="$length" -v base="$base_batch_size" \
     -v batch="${batch_size:-$base_batch_size}" \
     'BEGIN { printf "%.10g", length_ * base / batch }')
-  train_arguments=(--gin_config="$config" --seed="$seed"
+  train_arguments=("${configs[@]/#/--gin_config=}" --seed="$seed"
     --gin_bindings="data.data_dir=$(gin_string "$data_dir")")
   if [[ -n $batch_size ]]; then
     train_arguments+=(--gin_bindings="training.batch_size=$batch_size")

@@ -5,7 +5,8 @@
 #
 #   --data_dir=DIR     holds imagenet2012/5.*.*, as TFDS prepares it
 #   --logdir=DIR       of the run: checkpoints, logs, results
-#   --config=FILE      imagenet_resnet50/rigl.gin unless given
+#   --config=FILE      imagenet_resnet50/rigl.gin unless given; repeatable, for what the
+#                      gin files call second files
 #   --batch_size=N     of all GPUs together, 4096 unless given; with fewer images in a
 #                      step there are more steps, and the learning rate is lower
 #   --length=X         trains X times as long; 5 for the 5x of the RigL paper
@@ -38,7 +39,12 @@ read_options() {
   refuse_problems
   logdir=$(realpath -m -- "$logdir")
   if [[ $data_dir != *://* ]]; then data_dir=$(realpath -m -- "$data_dir"); fi
-  if [[ ! -f $root/gin/$config ]]; then config=$(realpath -- "$config"); fi
+  local index
+  for index in "${!configs[@]}"; do
+    if [[ ! -f $root/gin/${configs[index]} ]]; then
+      configs[index]=$(realpath -- "${configs[index]}")
+    fi
+  done
 }
 
 check_machine() {

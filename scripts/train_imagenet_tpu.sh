@@ -90,9 +90,12 @@ check_options() {
     fi
   done
   # A file outside gin/ would not get to the VM.
-  if [[ ! -f $root/gin/$config && -f $config ]]; then
-    problem "--config=$config must be in gin/, and committed: the VM gets what is"
-  fi
+  local config
+  for config in "${configs[@]}"; do
+    if [[ ! -f $root/gin/$config && -f $config ]]; then
+      problem "--config=$config must be in gin/, and committed: the VM gets what is"
+    fi
+  done
   if [[ ! $max_restarts =~ ^[0-9]+$ ]]; then
     problem "--max_restarts=$max_restarts must be a number, 0 or more"
   fi
@@ -178,7 +181,8 @@ install() {
   run gcloud compute tpus tpu-vm scp "$RIGL_KERAS_BUNDLE" "$name:rigl_keras.bundle" \
     "${place[@]}" --worker=all
   on_host all rm -rf "$vm_checkout"
-  on_host all git clone --quiet rigl_keras.bundle "$vm_checkout"
+  on_host all git -c advice.detachedHead=false clone --quiet rigl_keras.bundle \
+    "$vm_checkout"
   on_host all "$vm_script" install "${requirements[@]}"
 }
 
@@ -271,6 +275,7 @@ clean_up() {
   local code=$?
   trap '' INT TERM HUP
   if [[ -n $child ]]; then kill -TERM -- "-$child" 2>/dev/null || true; fi
+  rm -f -- "$RIGL_KERAS_BUNDLE"
   if $keep; then
     say "the VM is kept, and costs; end it with --step=delete"
   else

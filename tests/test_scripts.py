@@ -147,6 +147,20 @@ def test_gin_reads_the_data_folder_as_it_was_given(checkout):
         gin.clear_config()
 
 
+def test_configurations_are_read_in_their_order_wherever_they_are(checkout):
+    own = checkout.root.parent / "my own.gin"
+    own.touch()
+    options = ["--config=imagenet_vgg16/set.gin", "--config=my own.gin"]
+    needed = ["--dry_run", "--data_dir=/data", "--logdir=/run"]
+    train = commands(checkout.run("train_imagenet_gpu.sh", *needed, *options))[-1]
+    assert [word for word in train if "gin_config" in word] == [
+        "--gin_config=imagenet_vgg16/set.gin",
+        f"--gin_config={own}",
+    ]
+    refused = checkout.run("train_imagenet_tpu.sh", *TPU, "--dry_run", *options)
+    assert_each_names(refusal(refused), ["--config=my own.gin must be in gin/"])
+
+
 def test_gpu_training_refuses_wrong_options_all_at_once(checkout):
     options = [
         "--config=no.gin",
