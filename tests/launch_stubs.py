@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -166,3 +167,30 @@ def trainer_environment(folder, plan, mode=""):
         "PLAN": json.dumps(plan),
         "STUB_MODE": mode,
     }
+
+
+def commands(result):
+    """The commands that a dry run printed, each a list of words."""
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    return [shlex.split(line) for line in lines if not line.startswith("# ")]
+
+
+def nothing_was_run(checkout):
+    calls = checkout.python_calls() + checkout.gcloud_calls() + checkout.starts()
+    return calls == []
+
+
+def refusal(result):
+    """The problems that a script named before it started anything."""
+    assert result.returncode == 2
+    head, *problems = result.stderr.splitlines()
+    assert head.endswith(": cannot start:")
+    assert all(problem.startswith("  - ") for problem in problems)
+    return [problem.removeprefix("  - ") for problem in problems]
+
+
+def assert_each_names(problems, beginnings):
+    assert len(problems) == len(beginnings), problems
+    for problem, beginning in zip(problems, beginnings, strict=True):
+        assert problem.startswith(beginning)
