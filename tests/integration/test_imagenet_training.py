@@ -13,6 +13,7 @@ import tiny
 
 import rigl_keras
 from rigl_keras import results
+from rigl_keras.strategies import StrategyConfig
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def no_gin_left():
+def no_gin_left(monkeypatch):
+    # Others in one process would mix up their collectives.
+    monkeypatch.setattr(StrategyConfig, "_mirrored", lambda self: tiny.two_replicas())
     yield
     gin.clear_config()
 
