@@ -10,25 +10,20 @@ import imagenet_runs
 import numpy as np
 import pytest
 import tiny
-from imagenet_archives import prepared_imagenet
 
 import rigl_keras
 from rigl_keras import results
+from rigl_keras.strategies import StrategyConfig
 
 TESTS = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tensorflow_datasets")
-    prepared_imagenet(folder, train_per_class=20, sides=(60, 120))
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def no_gin_left():
+def no_gin_left(monkeypatch):
+    # Others in one process would mix up their collectives.
+    monkeypatch.setattr(StrategyConfig, "_mirrored", lambda self: tiny.two_replicas())
     yield
     gin.clear_config()
 
@@ -50,12 +45,12 @@ def check(folder, masks):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_it_trains_on_devices_of_one_machine(devices, data_dir, tmp_path):
+def test_it_trains_on_devices_of_one_machine(devices, imagenet_dir, tmp_path):
     if not tiny.IS_KERAS_3:
         pytest.skip("in Keras 2 it is shown on two workers")
     names = tuple(f"CPU:{number}" for number in range(devices))
     bindings = [f"strategy.devices = {names}"] if devices > 1 else []
-    made = imagenet_runs.make(tmp_path / "run", data_dir, bindings)
+    made = imagenet_runs.make(tmp_path / "run", imagenet_dir, bindings)
     before = imagenet_runs.masks(made)
     made.train()
     after = imagenet_runs.masks(made)
@@ -67,13 +62,13 @@ def test_it_trains_on_devices_of_one_machine(devices, data_dir, tmp_path):
             np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_it_trains_on_two_workers_with_the_same_masks(data_dir, tmp_path):
+def test_it_trains_on_two_workers_with_the_same_masks(imagenet_dir, tmp_path):
     if tiny.IS_KERAS_3:
         pytest.skip("several workers train with Keras 2")
 
     def command(index):
         program, out = imagenet_runs.__file__, tmp_path / f"masks{index}.npz"
-        return [sys.executable, program, tmp_path / "run", data_dir, out]
+        return [sys.executable, program, tmp_path / "run", imagenet_dir, out]
 
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     with clusters.two_workers(command, tmp_path, PYTHONPATH=paths) as processes:

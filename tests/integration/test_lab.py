@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from rigl_keras import results
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not tiny.IS_KERAS_3,
+        reason="its parts are tested in both Kerases, all of it together in one",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tiny
 
 import rigl_keras
+from rigl_keras.strategies import StrategyConfig
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,9 @@ TWO_CPUS = "strategy.devices = ('CPU:0', 'CPU:1')"
 
 
 @pytest.fixture(autouse=True)
-def no_gin_left():
+def no_gin_left(monkeypatch):
+    # Others in one process would mix up their collectives.
+    monkeypatch.setattr(StrategyConfig, "_mirrored", lambda self: tiny.two_replicas())
     yield
     gin.clear_config()
 
