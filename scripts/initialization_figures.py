@@ -13,223 +13,30 @@ Example:
 """
 
 import argparse
-import dataclasses
 import itertools
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from initialization_measures import (
+    INITS,
+    MASKS,
+    NETWORKS,
+    SEEDS,
+    SHOWN,
+    SPARSITIES,
+    Scale,
+    all_settings,
+    measure,
+)
 from mnist_tables import write_sections
 
 from rigl_keras import results, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "results" / "initialization"
-
-NETWORKS = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
-MASKS = {
-    "uniform": "uniform masks",
-    "erk": "ERK masks",
-    "uneven": "uneven fan-in",
-}
-INITS = ("dense", "layer-scaled", "unit-scaled")
-SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
-SHOWN = 0.8  # the paper's sparsity, at which layers are drawn one by one
-SEEDS = (0, 1, 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One random network behind masks of one kind, whose inits are compared.
-
-    Attributes:
-      network: key of `NETWORKS`.
-      masks: key of `MASKS`.
-      sparsity: share of zeros among the kernels' weights, in [0, 1).
-      seed: int >= 0, of weights, masks and inputs.
-    """
-
-    network: str
-    masks: str
-    sparsity: float
-    seed: int
-
-    def path(self, folder):
-        """The JSON file of what was measured."""
-        percent = f"{100 * self.sparsity:g}"
-        return folder / f"{self.network}-{self.masks}-{percent}-seed{self.seed}.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large the experiment is.
-
-    Attributes:
-      image_size: height and width of the images.
-      classes: number of logits.
-      width_multiplier: of the networks.
-      inputs: number of images that signals are measured on, at least 2.
-      batch: number of images and labels that the gradient is measured on.
-    """
-
-    image_size: int = 64
-    classes: int = 1000
-    width_multiplier: float = 1.0
-    inputs: int = 100
-    batch: int = 32
-
-
-def all_settings(seeds=SEEDS):
-    """Every setting, in the order of their weight in the figures.
-
-    A dense network has no masks to be of several kinds; those with uneven fan-in are
-    compared at one sparsity.
-    """
-    sparsities = {"uniform": SPARSITIES, "erk": SPARSITIES[1:], "uneven": (SHOWN,)}
-    settings = [
-        Setting(network, masks, sparsity, seed)
-        for network, seed, masks in itertools.product(NETWORKS, seeds, MASKS)
-        for sparsity in sparsities[masks]
-    ]
-    return sorted(settings, key=lambda setting: setting.sparsity not in (0.0, SHOWN))
-
-
-def measure(setting, scale):
-    """Measures one setting.
-
-    Returns:
-      A dict of the setting, the scale, and for each init: the standard deviation of
-      the logits in inference and in training mode ("output_std", "training_std") and
-      of each layer's units ("layer_std", inference mode); the norm of the gradient over
-      all parameters ("gradient_norm") and over each kernel ("kernel_norms").
-    """
-    # TensorFlow is not loaded before it is needed.
-    from rigl_keras.analysis import signal_propagation as signals
-
-    started = time.monotonic()
-    found = signals.signal_propagation(
-        lambda seed: _network(setting, scale, seed),
-        [setting.sparsity],
-        num_networks=1,
-        num_inputs=scale.inputs,
-        masks=_masks_function(setting.masks),
-        seed=setting.seed,
-    )
-    measured = {
-        name: {
-            "output_std": float(found.output_std[index, 0, 0]),
-            "layer_std": dict(
-                zip(found.layers, found.layer_std[index, 0, 0].tolist(), strict=True)
-            ),
-        }
-        for index, name in enumerate(found.initializers)
-    }
-    for name, gradients in _gradients(setting, scale, signals.INITIALIZERS).items():
-        measured[name] |= gradients
-    return {
-        **dataclasses.asdict(setting),
-        **dataclasses.asdict(scale),
-        "inits": measured,
-        "seconds": round(time.monotonic() - started, 1),
-        **results.environment(),
-    }
-
-
-def _network(setting, scale, seed):
-    """A dense network with the initialisation of He, as the sparse ones have it."""
-    from rigl_keras import networks
-
-    return networks.build(
-        setting.network,
-        (scale.image_size, scale.image_size, 3),
-        scale.classes,
-        width_multiplier=scale.width_multiplier,
-        kernel_initializer="he_normal",
-        seed=seed,
-    )
-
-
-def _masks_function(masks):
-    """What `signal_propagation` takes as `masks`."""
-    from rigl_keras.analysis.signal_propagation import uneven_masks
-
-    return {"uniform": None, "erk": erk_masks, "uneven": uneven_masks}[masks]
-
-
-def erk_masks(model, sparsity, seed):
-    """Random masks by the Erdős-Rényi-Kernel distribution, of ones where it is dense.
-
-    Args:
-      model: a built model.
-      sparsity: share of zeros among all its kernels' weights, in [0, 1).
-      seed: int, of the masks.
-
-    Returns:
-      A dict from all kernels' paths to bool arrays.
-    """
-    from rigl_keras import distributions, kernels
-    from rigl_keras.seeding import stateless_seed
-    from rigl_keras.selection import random_mask
-
-    shapes = {
-        kernel.path: tuple(kernel.variable.shape)
-        for kernel in kernels.find_kernels(model)
-    }
-    planned = distributions.erk(shapes, sparsity).items()
-    return {
-        path: random_mask(
-            shapes[path],
-            distributions.active_count(int(np.prod(shapes[path])), own),
-            stateless_seed("mask", seed, index),
-        ).numpy()
-        for index, (path, own) in enumerate(planned)
-    }
-
-
-def _gradients(setting, scale, initializers):
-    """The gradient's norms and the logits' size in training mode, for each init."""
-    import rigl_keras
-    from rigl_keras.gradient_flow import gradient_flow
-
-    model = _network(setting, scale, setting.seed)
-    drawn = _masks_function(setting.masks)
-    masks = drawn and drawn(model, setting.sparsity, setting.seed)
-    x, y = _random_batch(scale, setting.seed)
-    measured = {}
-    for name, initializer in initializers.items():
-        sparse = rigl_keras.sparsify(
-            model,
-            setting.sparsity,
-            distribution="uniform",
-            initializer=initializer,
-            masks=masks,
-            seed=setting.seed,
-            verbose=False,
-        )
-        _compile(sparse)
-        flow = gradient_flow(sparse, (x, y))
-        measured[name] = {
-            "training_std": float(np.std(sparse(x, training=True))),
-            "gradient_norm": flow.norm,
-            "kernel_norms": flow.kernel_norms,
-        }
-    return measured
-
-
-def _compile(model):
-    from tensorflow import keras
-
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss)
-
-
-def _random_batch(scale, seed):
-    """Standard normal images and random labels."""
-    generator = np.random.default_rng([seed, 1])
-    shape = (scale.batch, scale.image_size, scale.image_size, 3)
-    images = generator.standard_normal(shape, np.float32)
-    return images, generator.integers(scale.classes, size=scale.batch)
+NORMALIZED = {"resnet50"}  # in training mode their signals are others
+_TINY = np.finfo(np.float32).tiny  # A signal of 0 has no logarithm.
 
 
 def gather(settings, folder):
@@ -253,128 +60,151 @@ def series(found, network, masks, init, name):
     return values
 
 
+# A row of panels each: what is drawn over sparsity, then layer by layer.
+_ROWS = {
+    "output_std": "std of the logits",
+    "layer_std": "std per unit",
+    "gradient_norm": "norm of the gradient",
+    "kernel_norms": "norm of a kernel's gradient",
+}
+_BY_LAYER = ("layer_std", "kernel_norms")
+
+
 def draw(found, network, path):
-    """Draws a network's figure: over sparsity, and layer by layer at 80 %."""
+    """Draws a network's figure: over sparsity, and layer by layer at 80 %.
+
+    Args:
+      found: what `gather` returns.
+      network: key of `NETWORKS`.
+      path: where to write the figure; the ending says the format.
+    """
     from rigl_keras.plots import style
 
     kinds = [masks for masks in MASKS if (network, masks, SHOWN) in found]
-    with style.figure(path, columns=len(kinds), rows=4) as axes:
-        for column, masks in enumerate(kinds):
-            panels = axes[column :: len(kinds)]
-            for index, init in enumerate(INITS):
-                look = {"label": init, **style.line(index)}
-                for panel, name in zip(panels[::2], _TOTALS, strict=True):
-                    _draw_over_sparsity(
-                        panel, series(found, network, masks, init, name), look
-                    )
-                if network == "resnet50":
-                    training = series(found, network, masks, init, "training_std")
-                    dotted = {"color": look["color"], "linestyle": ":"}
-                    _draw_over_sparsity(panels[0], training, dotted)
-                for panel, name in zip(panels[1::2], _BY_LAYER, strict=True):
-                    _draw_by_layer(
-                        panel, found[network, masks, SHOWN], init, name, look
-                    )
-            dense = found.get((network, "uniform", 0.0))
-            for panel, name in zip(panels[1::2], _BY_LAYER, strict=True):
-                if dense:
-                    look = {"color": "black", "lw": 0.8, "label": "dense network"}
-                    _draw_by_layer(panel, dense, "dense", name, look)
-            _label(panels, MASKS[masks])
-        for row in range(4):
-            _share_limits(axes[row * len(kinds) : (row + 1) * len(kinds)])
-        axes[0].legend(loc="lower left")
-        axes[len(kinds)].legend(loc="lower left")
+    with style.figure(path, columns=len(kinds), rows=len(_ROWS)) as axes:
+        for row, name in enumerate(_ROWS):
+            panels = axes[row * len(kinds) : (row + 1) * len(kinds)]
+            for panel, masks in zip(panels, kinds, strict=True):
+                if name in _BY_LAYER:
+                    _draw_by_layer(panel, found, network, masks, name)
+                else:
+                    _draw_over_sparsity(panel, found, network, masks, name)
+                panel.set_yscale("log")
+                panel.set_ylabel(_ROWS[name])
+                panel.set_title(MASKS[masks])
+            _share_limits(panels)
+        by_layer = axes[len(kinds)]
+        if network in NORMALIZED:
+            by_layer.plot([], [], ":", color="black", label="in training mode")
+        style.legend_beside(by_layer)
 
 
-_TOTALS = {
-    "output_std": "std of the logits",
-    "gradient_norm": "norm of the gradient",
-}
-_BY_LAYER = {
-    "layer_std": "std per unit",
-    "kernel_norms": "norm of the kernel's gradient",
-}
+def _draw_over_sparsity(axis, found, network, masks, name):
+    """Draws means over the seeds, and bands from the least to the greatest."""
+    lines = [(init, name, look) for init, look in _looks().items()]
+    if name == "output_std" and network in NORMALIZED:
+        dotted = {"lw": 1.5, "linestyle": ":"}
+        lines += [(init, "training_std", {**look, **dotted}) for init, _, look in lines]
+    for init, measured, look in lines:
+        values = series(found, network, masks, init, measured)
+        x = [f"{sparsity:.0%}" for sparsity in values]
+        seeds = values.values()
+        axis.plot(x, list(map(np.mean, seeds)), marker=".", **look)
+        band = list(map(min, seeds)), list(map(max, seeds))
+        axis.fill_between(x, *band, color=look["color"], alpha=0.2, lw=0)
+    axis.set_xlabel("sparsity")
 
 
-def _draw_over_sparsity(axis, values, look):
-    """Draws the mean over the seeds, and a band from the least to the greatest."""
-    if not values:
-        return
-    x = list(values)
-    axis.plot(x, [np.mean(each) for each in values.values()], **look)
-    least, greatest = map(list, zip(*((min(v), max(v)) for v in values.values())))
-    axis.fill_between(x, least, greatest, color=look["color"], alpha=0.2, lw=0)
+def _draw_by_layer(axis, found, network, masks, name):
+    """Draws geometric means over the seeds, layer by layer."""
+    lines = [(masks, SHOWN, init, look) for init, look in _looks().items()]
+    reference = {"color": "black", "lw": 0.8}
+    lines.append(("uniform", 0.0, "dense", reference))
+    for kind, sparsity, init, look in lines:
+        records = found.get((network, kind, sparsity), [])
+        values = [list(record["inits"][init][name].values()) for record in records]
+        if values:
+            means = np.exp(np.log(np.maximum(values, _TINY)).mean(0))
+            label = init if sparsity else "without masks"
+            axis.plot(range(1, len(means) + 1), means, label=label, **look)
+    axis.set_xlabel(f"kernel, from input to output, at {SHOWN:.0%}")
 
 
-def _draw_by_layer(axis, records, init, name, look):
-    """Draws the geometric mean over the seeds, layer by layer."""
-    values = np.array(
-        [list(record["inits"][init][name].values()) for record in records]
-    )
-    depth = np.arange(1, values.shape[1] + 1)
-    axis.plot(depth, np.exp(np.log(values).mean(0)), **look)
+def _looks():
+    """How each init is drawn: the unit-scaled within the layer-scaled, often equal."""
+    from rigl_keras.plots import style
 
-
-def _label(panels, title):
-    panels[0].set_title(title)
-    labels = [
-        label
-        for pair in zip(_TOTALS.values(), _BY_LAYER.values(), strict=True)
-        for label in pair
-    ]
-    for index, (panel, label) in enumerate(zip(panels, labels, strict=True)):
-        panel.set_yscale("log")
-        is_total = index % 2 == 0
-        panel.set_ylabel(label if is_total else f"{label}, {SHOWN:.0%}")
-        panel.set_xlabel("sparsity" if is_total else "kernel, from input to output")
+    widths = {"dense": 1.5, "layer-scaled": 4, "unit-scaled": 1.5}
+    return {
+        init: {**style.line(index), "lw": widths[init]}
+        for index, init in enumerate(INITS)
+    }
 
 
 def _share_limits(panels):
-    limits = [panel.get_ylim() for panel in panels]
+    limits = np.array([panel.get_ylim() for panel in panels])
     for panel in panels:
-        panel.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
-def table_at(found, network, sparsity=SHOWN):
-    """Rows of a Markdown table of one network at one sparsity."""
-    dense = series(found, network, "uniform", "dense", "output_std").get(0.0)
-    columns = ["masks", "init", "std of logits", "to dense", "in training", "gradient"]
-    rows = [columns]
-    if dense:
-        whole = [
-            series(found, network, "uniform", "dense", name)[0.0] for name in _COLUMNS
-        ]
-        rows.append(["none", "dense", *_cells(whole, dense)])
-    for masks, init in itertools.product(MASKS, INITS):
-        own = [
+_COLUMNS = {
+    "output_std": "std of the logits",
+    "training_std": "in training mode",
+    "gradient_norm": "gradient norm",
+}
+
+
+def table(found, network):
+    """The rows of a network's table: without masks, then masks and inits at 80 %."""
+    cells = [("uniform", 0.0, "dense")]
+    cells += [(masks, SHOWN, init) for masks in MASKS for init in INITS]
+    rows = [["masks", "initialisation", *_COLUMNS.values()]]
+    for masks, sparsity, init in cells:
+        values = [
             series(found, network, masks, init, name).get(sparsity) for name in _COLUMNS
         ]
-        if all(own):
-            rows.append([MASKS[masks], init, *_cells(own, dense)])
+        if all(values):
+            kind = MASKS[masks] if sparsity else "none"
+            rows.append([kind, init, *map(_spread, values)])
     return rows
 
 
-_COLUMNS = ("output_std", "training_std", "gradient_norm")
+def table_over_sparsity(found, network, name="output_std"):
+    """The rows of one measure over sparsity, for each kind of masks and init."""
+    rows = [["masks", "initialisation", *(f"{each:.0%}" for each in SPARSITIES)]]
+    for masks, init in itertools.product(MASKS, INITS):
+        values = series(found, network, masks, init, name)
+        if SHOWN in values:
+            cells = [_spread(values[s]) if s in values else "" for s in SPARSITIES]
+            rows.append([MASKS[masks], init, *cells])
+    return rows
 
 
-def _cells(values, dense):
-    output, training, gradient = (
-        [f"{np.mean(v):.3g} ± {np.std(v):.1g}"] for v in values
+def _spread(values):
+    """Mean ± standard deviation (ddof 0), of numbers of very different sizes."""
+    return f"{_number(np.mean(values), 2)} ± {_number(np.std(values), 1)}"
+
+
+def _number(value, digits):
+    """With so many significant digits; by a power of ten where it is tiny."""
+    if 0 < value < 0.001:
+        return f"{value:.{digits - 1}e}"
+    return np.format_float_positional(
+        value, digits, unique=False, fractional=False, trim="-"
     )
-    ratio = f"{np.mean(values[0]) / np.mean(dense):.3g}" if dense else ""
-    return [*output, ratio, *training, *gradient]
 
 
 def write(found, folder):
     """Writes figures and tables of what is there."""
     sections = {}
-    for network, title in NETWORKS.items():
+    for network in NETWORKS:
         if (network, "uniform", SHOWN) not in found:
             continue
         draw(found, network, folder / f"{network}.png")
-        rows = table_at(found, network)
-        sections[network] = f"{title}, {SHOWN:.0%} sparse:\n\n{tables.markdown(rows)}\n"
+        sections[network] = tables.markdown(table(found, network)) + "\n"
+        for name in ("output_std", "gradient_norm"):
+            rows = table_over_sparsity(found, network, name)
+            sections[f"{network} {name}"] = tables.markdown(rows) + "\n"
     write_sections(folder / "README.md", sections)
 
 
