@@ -91,6 +91,8 @@ def measure(setting, scale):
       all parameters ("gradient_norm") and over each kernel ("kernel_norms").
     """
     # TensorFlow is not loaded before it is needed.
+    from tensorflow import keras
+
     from rigl_keras.analysis import signal_propagation as signals
 
     started = time.monotonic()
@@ -113,6 +115,7 @@ def measure(setting, scale):
     }
     for name, gradients in _gradients(setting, scale, signals.INITIALIZERS).items():
         measured[name] |= gradients
+    keras.backend.clear_session()  # Else the models stay in memory, a GB a setting.
     return {
         **dataclasses.asdict(setting),
         **dataclasses.asdict(scale),
