@@ -35,7 +35,9 @@ class Checkout:
         self.root = folder / "a checkout"
         self.cloud = folder / "cloud"
         self._stub = folder / "stub"
-        self._tools = folder / "tools"
+        # Links to real programs, and apart from them what stands in for some: to write
+        # among the links could write to what they lead to.
+        self._tools, self._stubs = folder / "tools", folder / "stubs"
         self._make_trainer()
         self._make_tools()
         self._make_root()
@@ -51,11 +53,12 @@ class Checkout:
         self._tools.mkdir()
         for name in TOOLS:
             (self._tools / name).symlink_to(shutil.which(name))
-        for name in ("gcloud", "python3"):
-            shutil.copy(STUBS / name, self._tools)
-        # The stub's own first line looks for a python3.
+        self._stubs.mkdir()
+        shutil.copy(STUBS / "python3", self._stubs)
+        # Not by the stub's own first line, which looks for a python3.
         text = (STUBS / "gcloud").read_text().partition("\n")[2]
-        (self._tools / "gcloud").write_text(f"#!{sys.executable} -IS\n{text}")
+        (self._stubs / "gcloud").write_text(f"#!{sys.executable} -IS\n{text}")
+        (self._stubs / "gcloud").chmod(0o755)
 
     def _make_root(self):
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
@@ -74,13 +77,14 @@ class Checkout:
         subprocess.run(["git", *who, *arguments], cwd=self.root, check=True)
 
     def remove_tool(self, name):
-        """Takes a program off the machine."""
-        (self._tools / name).unlink()
+        """Takes a stub off the machine."""
+        (self._stubs / name).unlink()
 
     def add_tool(self, name, text):
-        """Puts a shell script on the machine."""
-        (self._tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (self._tools / name).chmod(0o755)
+        """Puts a shell script on the machine, before a program of that name."""
+        path = self._stubs / name
+        path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        path.chmod(0o755)
 
     def shorten_pauses(self):
         """Lets the copy of launch_workers.py start processes again at once."""
@@ -113,7 +117,7 @@ class Checkout:
     def environment(self, plan=None):
         """The environment of a script."""
         return {
-            "PATH": str(self._tools),
+            "PATH": f"{self._stubs}:{self._tools}",
             "HOME": str(self.root.parent),
             "STUB": str(self._stub),
             "CLOUD": str(self.cloud),
