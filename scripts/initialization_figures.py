@@ -182,7 +182,8 @@ def table_over_sparsity(found, network, name="output_std"):
 
 def _spread(values):
     """Mean ± standard deviation (ddof 0), of numbers of very different sizes."""
-    return f"{_number(np.mean(values), 2)} ± {_number(np.std(values), 1)}"
+    mean = _number(np.mean(values), 2)
+    return mean if len(values) < 2 else f"{mean} ± {_number(np.std(values), 1)}"
 
 
 def _number(value, digits):

@@ -11,6 +11,8 @@ import pytest
 # Read when TensorFlow is imported; the subprocesses of a test inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
+
 hypothesis.settings.register_profile(
     "rigl_keras",
     # The first example of a test compiles its graphs, which takes seconds.
@@ -24,8 +26,7 @@ hypothesis.settings.load_profile("rigl_keras")
 
 def pytest_report_header():
     """Says at the head of the run what is being tested."""
-    legacy = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
-    packages = ["tf_keras" if legacy else "keras", "tensorflow", "numpy"]
+    packages = ["tf_keras" if IS_LEGACY else "keras", "tensorflow", "numpy"]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     return f"on: {', '.join(versions)}, Python {platform.python_version()}"
 
@@ -39,6 +40,12 @@ def pytest_configure(config):
     if is_worker or not config.getoption("numprocesses", None):
         with _quiet_stderr():
             _configure_tensorflow(share_cores=is_worker)
+
+
+def pytest_runtest_setup(item):
+    """Leaves out in Keras 2 what has nothing to do with Keras, and takes long."""
+    if IS_LEGACY and item.get_closest_marker("one_keras"):
+        pytest.skip("the same code in both Kerases")
 
 
 def _configure_tensorflow(share_cores):

@@ -11,6 +11,8 @@ import pytest
 import rigl_keras
 from rigl_keras import cost_table, networks
 
+pytestmark = pytest.mark.one_keras
+
 ROOT = Path(__file__).resolve().parents[1]
 LENET = ["--network=lenet5", "--input_shape=28,28,1", "--num_classes=10"]
 

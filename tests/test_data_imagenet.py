@@ -12,6 +12,8 @@ from imagenet_archives import CMYK_IMAGE, PNG_IMAGE, labels
 
 from rigl_keras import data
 
+pytestmark = pytest.mark.one_keras
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -9,6 +9,8 @@ from tiny_tfds import GREY_SHAPE, grey_image
 from rigl_keras import data
 from rigl_keras.data import loading
 
+pytestmark = pytest.mark.one_keras
+
 
 def numbers_in_file_order(folder, split):
     """Reads the feature "number" of every record, one file after the other."""

@@ -11,6 +11,8 @@ from PIL import Image
 from rigl_keras.data import preprocessing
 from rigl_keras.seeding import stateless_seed
 
+pytestmark = pytest.mark.one_keras
+
 MEAN = np.array([0.485, 0.456, 0.406])
 DEVIATION = np.array([0.229, 0.224, 0.225])
 

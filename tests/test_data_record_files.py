@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from rigl_keras.data import record_files
 from rigl_keras.data.record_files import Piece
 
+pytestmark = pytest.mark.one_keras
+
 SIZES = (5, 1, 7, 3, 4, 6, 2)
 
 

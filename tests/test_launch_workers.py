@@ -11,6 +11,8 @@ import launch_workers
 import pytest
 from launch_stubs import ROOT, is_alive, starts, trainer_environment
 
+pytestmark = pytest.mark.one_keras
+
 LAUNCHER = ROOT / "scripts" / "launch_workers.py"
 # As the program, but without the pauses that real processes need.
 QUICK = (

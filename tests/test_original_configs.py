@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.one_keras
+
 TRAINING = {
     "training.total_steps": 11719,
     "training.batch_size": 128,

@@ -7,6 +7,8 @@ import pytest
 
 from rigl_keras import cost, tables
 
+pytestmark = pytest.mark.one_keras
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cost.md"
 
 

@@ -16,6 +16,8 @@ from launch_stubs import (
     refusal,
 )
 
+pytestmark = pytest.mark.one_keras
+
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -50,6 +52,7 @@ def test_help_is_the_head_of_the_script(checkout, script):
 
 
 def test_a_dry_run_on_gpus_prints_all_and_runs_nothing(checkout):
+    checkout.add_tool("df", "printf 'Avail\\n 300G\\n'")
     result = checkout.run(
         "train_imagenet_gpu.sh",
         *("--dry_run", "--data_dir=/my data", "--logdir=/a run", "--seed=3"),

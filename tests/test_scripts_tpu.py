@@ -12,6 +12,8 @@ from launch_stubs import (
     refusal,
 )
 
+pytestmark = pytest.mark.one_keras
+
 TPU = [
     *("--name=net", "--project=a project", "--zone=a-zone", "--accelerator_type=v4-8"),
     *("--runtime_version=tpu-vm-tf-2.20.0-pjrt", "--bucket=gs://bucket/runs/"),

@@ -7,19 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 
 from rigl_keras import results
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not tiny.IS_KERAS_3,
-        reason="its parts are tested in both Kerases, all of it together in one",
-    ),
-]
+# Its parts are tested in both Kerases, all of it together in one.
+pytestmark = [pytest.mark.slow, pytest.mark.one_keras]
 
 
 @pytest.fixture(scope="module")
