@@ -204,7 +204,11 @@ class Run:
             self._strategy, "the last checkpoint", -1 if step is None else step
         )
         # From here on the chief writes. What the others have to write nobody reads.
-        self._own = self._logdir if self._is_chief else tempfile.mkdtemp()
+        if self._is_chief:
+            self._own = self._logdir
+        else:
+            self._scratch = tempfile.TemporaryDirectory()
+            self._own = self._scratch.name
         self._checkpoints = Checkpoints(
             self._own, *self._checkpointed, keep=self._is_chief
         )
