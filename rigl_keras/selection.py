@@ -1,9 +1,10 @@
 """Exact masks of the k largest scores, by radix selection instead of sorting.
 
 Floating-point numbers order like their bit patterns, so the k-th largest score is found
-bit by bit from the top: each round counts the scores at or above a candidate threshold.
-A round is one fused pass over memory with static shapes, which suits accelerators; a
-sort is several times slower, and `tf.math.top_k` needs k before compilation.
+digit by digit from the top: each round counts how often each value of a digit of eleven
+bits occurs among the scores that share the digits found so far. Scores of 32 bits take
+three passes over memory, with static shapes; a sort takes ten times as long or more, and
+`tf.math.top_k` needs k before compilation. See docs/performance.md.
 
 On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
 run on the host.
@@ -28,6 +29,9 @@ _BITS = {
     tf.int64: 64,
 }
 _INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
+_UNSIGNED = {tf.int32: tf.uint32, tf.int64: tf.uint64}
+# Bits of a digit: 2048 counts stay in a core's cache, and 32 bits have three digits.
+_DIGIT_BITS = 11
 # Bit pattern of +inf; every pattern above it is a NaN.
 _INFINITY = {
     tf.bfloat16: 0x7F80,
@@ -84,17 +88,14 @@ def top_k_mask(scores, k, where=None):
         # The lowest integer is a score like any other: the ties tell the two apart.
         keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
 
-    threshold = _kth_largest(keys, k, bits)
-    above = keys > threshold
-    ties = keys == threshold
-    missing = k - _count(above)
-    if where is None:
-        chosen = _first(ties, missing)
-    else:
-        inside = ties & where
-        outside = ties & ~where
-        chosen = _first(inside, missing) | _first(outside, missing - _count(inside))
-    return tf.reshape(above | chosen, scores.shape)
+    threshold, ties, missing = _kth_largest(keys, k, bits)
+    # Telling ties apart costs as much as all the rest, and mostly there are none.
+    chosen = tf.cond(
+        ties == missing,
+        lambda: keys >= threshold,
+        lambda: (keys > threshold) | _first_ties(keys == threshold, missing, where),
+    )
+    return tf.reshape(chosen, scores.shape)
 
 
 def random_mask(shape, k, seed):
@@ -176,27 +177,58 @@ def _ordered_keys(scores, bits):
 
 
 def _kth_largest(keys, k, bits):
-    """Returns the largest threshold with at least k keys at or above it.
+    """Finds the k-th largest key: for k = 0 the largest integer of `bits` bits.
 
-    For k = 0 that is the largest integer of `bits` bits.
+    Returns:
+      The key; how many keys equal it; and how many of those are among the k largest.
     """
-
-    def raised(threshold, candidate):
-        return tf.where(_count(keys >= candidate) >= k, candidate, threshold)
-
-    def next_bit(threshold, step):
-        return raised(threshold, threshold + step), step // 2
-
-    # The sign first and apart: its step would overflow the integer type.
     lowest = tf.constant(_lowest(bits), keys.dtype)
-    threshold = raised(lowest, tf.zeros_like(lowest))
-    threshold, _ = tf.while_loop(
-        lambda *_: True,
-        next_bit,
-        (threshold, tf.constant(2 ** (bits - 2), keys.dtype)),
-        maximum_iterations=bits - 1,
+    unsigned = _UNSIGNED[keys.dtype]
+    # The distance from the lowest integer orders as the key does. Differences wrap
+    # around: what lies below a digit's first key comes out above all others.
+    distances = tf.bitcast(keys - lowest, unsigned)
+    first = tf.zeros([], unsigned)  # the smallest distance with the digits found
+    ties, bits_left = None, bits
+    while bits_left:
+        width = min(_DIGIT_BITS, bits_left)
+        bits_left -= width
+        counts = _digit_counts(distances - first, width, bits_left)
+        from_digit_on = tf.cumsum(counts, reverse=True)
+        digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
+        # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never ends compiling.
+        ties = tf.gather(counts, digit)
+        k -= tf.gather(from_digit_on, digit) - ties
+        first += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
+    return tf.bitcast(first, keys.dtype) + lowest, ties, k
+
+
+def _digit_counts(values, width, shift):
+    """How often each digit, the bits from `shift` on, occurs in values of such digits.
+
+    Args:
+      values: unsigned integers; those with more bits are left out.
+      width: bits of a digit.
+      shift: bits below it.
+
+    Returns:
+      Counts, of shape [2**width].
+    """
+    size = 2**width
+    digits = tf.bitwise.right_shift(values, tf.constant(shift, values.dtype))
+    digits = tf.minimum(digits, tf.constant(size, values.dtype))
+    # `tf.math.bincount` is this operation after some that XLA refuses.
+    counts = tf.raw_ops.DenseBincount(
+        input=tf.cast(digits, tf.int32), size=size + 1, weights=tf.zeros([0], tf.int32)
     )
-    return threshold
+    return tf.cast(counts[:size], _COUNT)
+
+
+def _first_ties(ties, k, where):
+    """The first k ties; those that `where` leaves out come after all others."""
+    if where is None:
+        return _first(ties, k)
+    inside, outside = ties & where, ties & ~where
+    return _first(inside, k) | _first(outside, k - _count(inside))
 
 
 def _count(condition):
