@@ -88,7 +88,9 @@ class Attachment:
                 getattr(updater, "gradient_decay", 0.0),
             )
             # Autograph has nothing to convert here, and takes a second to find out.
-            self._compiled_update = tf.function(self._update, autograph=False)
+            self._compiled_update = tf.function(
+                self._update, autograph=False, jit_compile=_uses_xla(model)
+            )
             self._compiled_count = tf.function(self._count_active, autograph=False)
 
     def fits(self, model, optimizer):
@@ -256,6 +258,15 @@ def _check_model(model, optimizer, kernels):
             f"Model {model.name!r} has no optimizer. Call model.compile(...) first, "
             "or, in a custom loop, pass the optimizer."
         )
+
+
+def _uses_xla(model):
+    """True where XLA compiles the training step, so that it can compile an update too.
+
+    It takes seconds once, and a third less time at each update.
+    """
+    is_alone = compat.strategy_of(model).num_replicas_in_sync == 1
+    return is_alone and bool(getattr(model, "jit_compile", False))
 
 
 def _is_finite(state):

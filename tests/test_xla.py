@@ -173,6 +173,27 @@ def test_an_update_by_a_fixed_batch_suits_every_device_too():
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 
 
+class OnHost(rigl_keras.mask_updaters.SET):
+    """Draws its scores in Python, where XLA cannot follow."""
+
+    def grow_scores(self, state):
+        shape = state.weights.shape
+        scores = tf.numpy_function(lambda: np.ones(shape, np.float32), [], tf.float32)
+        return tf.ensure_shape(scores, shape)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_updates_are_compiled_where_the_training_step_is(jit_compile, monkeypatch):
+    monkeypatch.setattr(SET, "updater", OnHost)
+    model, callback = compiled("lenet5", jit_compile), tiny.forever(SET, 4, 0.3)
+    callback.prepare(model)
+    if not jit_compile:
+        assert callback.attachment.update(4, 0.3) is None
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match="PyFunc"):
+        callback.attachment.update(4, 0.3)
+
+
 # The checks, and what they find
 
 
