@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.kernels import masked
+from rigl_keras.kernels import masked_in_step
 
 _NEVER = -1
 
@@ -110,7 +110,7 @@ class GradientHook:
         }
         self._keep(dense, batch, summed)
         return [
-            masked(dense[id(variable)], self._masks[id(variable)])
+            masked_in_step(dense[id(variable)], self._masks[id(variable)])
             if id(variable) in dense
             else gradient
             for gradient, variable in pairs

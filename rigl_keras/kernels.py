@@ -241,8 +241,17 @@ def _einsum_axes(equation):
 def masked(values, mask):
     """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
     values = tf.convert_to_tensor(values)
-    # Of the operations that stop NaN too this is the fastest: `tf.where` with zeros takes
-    # half as long again. XLA makes the same of both.
+    return tf.where(read_mask(mask), values, tf.zeros_like(values))
+
+
+def masked_in_step(values, mask):
+    """The same for weights and gradients in a training step, in two thirds of the time.
+
+    Subnormal numbers may become 0, as they do in an optimizer's arithmetic. Of the
+    operations that stop NaN too it is the fastest, since a step without XLA is bound by
+    memory: docs/performance.md. XLA makes the same of both.
+    """
+    values = tf.convert_to_tensor(values)
     return tf.math.multiply_no_nan(values, tf.cast(read_mask(mask), values.dtype))
 
 

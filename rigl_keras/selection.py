@@ -2,8 +2,8 @@
 
 Floating-point numbers order like their bit patterns, so the k-th largest score is found
 digit by digit from the top: each round counts how often each value of a digit of eleven
-bits occurs among the scores that share the digits found so far. Scores of 32 bits take
-three passes over memory, with static shapes; a sort takes ten times as long or more, and
+bits occurs among the scores that share the digits found so far. Scores of 32 bits need
+three passes over memory, with static shapes; a sort takes ten times as long, and
 `tf.math.top_k` needs k before compilation. See docs/performance.md.
 
 On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
