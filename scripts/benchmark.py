@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""What sparse training costs: steps, updates, selection, memory, start-up.
+
+Each part is measured in a process of its own, in which all contestants take turns. The
+numbers go to docs/results/performance/benchmark.json, from which the tables and the
+figure of docs/performance.md are made. Parts that are measured are measured anew unless
+--keep is given, with which a run that was stopped goes on.
+
+Example:
+  python scripts/benchmark.py                  # in less than 20 minutes on two cores
+  python scripts/benchmark.py --quick          # in two minutes; not into the docs
+  python scripts/benchmark.py --full --keep    # compiled ResNet-50 and MobileNetV2 too
+  python scripts/benchmark.py --only 'steps/lenet5*' --keep
+"""
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import page
+
+from rigl_keras import results
+
+SCRIPTS = Path(__file__).resolve().parent
+ROOT = SCRIPTS.parent
+MILLION = 2**20
+_KINDS = ("quick", "default", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Something that is measured in a process of its own.
+
+    Attributes:
+      function: of a module of `benchmarks`, as "module:function".
+      arguments: of the function.
+      kind: the smallest benchmark that it belongs to: "quick", "default" or "full".
+      quick: arguments that are others in the quick benchmark.
+      legacy_keras: whether Keras 2 is used.
+    """
+
+    function: str
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kind: str = "default"
+    quick: dict[str, Any] = dataclasses.field(default_factory=dict)
+    legacy_keras: bool = False
+
+
+def _steps(setup, kind="default", jit_compile=False, **options):
+    arguments = {"setup": setup, "jit_compile": jit_compile, **options}
+    return Part("trainings:measure", arguments, kind, quick={"rounds": 3})
+
+
+def _command_line(method):
+    arguments = {"steps": 11719, "log_freq": 200, "save_freq": 500}
+    config = f"mnist/{method}.gin"
+    return Part("command_line:measure", {"config": config, **arguments})
+
+
+_BESIDE_TFMOT = ["dense", "static", "SET", "RigL", "RigL, always updating"]
+_BESIDE_TFMOT += ["TFMOT, every 100", "TFMOT, every 1"]
+
+PARTS = {
+    "steps/lenet5": _steps("lenet5", "quick"),
+    "steps/lenet5/xla": _steps("lenet5", jit_compile=True),
+    "steps/lenet5/keras2": dataclasses.replace(
+        _steps("lenet5", names=_BESIDE_TFMOT), legacy_keras=True
+    ),
+    "steps/mlp-1024": _steps("mlp-1024", "quick"),
+    "steps/mlp-1024/xla": _steps("mlp-1024", jit_compile=True),
+    "steps/transformer": _steps("transformer"),
+    "steps/transformer/xla": _steps("transformer", jit_compile=True),
+    "steps/mobilenet-v2": _steps("mobilenet-v2"),
+    "steps/mobilenet-v2/xla": _steps("mobilenet-v2", "full", jit_compile=True),
+    "steps/resnet50": _steps("resnet50"),
+    "steps/resnet50/xla": _steps("resnet50", "full", jit_compile=True),
+    "steps/resnet50-224": _steps("resnet50-224", names=["RigL, always updating"]),
+    **{
+        f"selection/{size}{'/xla' if xla else ''}": Part(
+            "selections:measure",
+            {"size": size * MILLION, "jit_compile": xla},
+            kind="quick" if size == 1 else "default",
+        )
+        for size in (1, 4, 25)
+        for xla in (False, True)
+    },
+    **{
+        f"updates{'/xla' if xla else ''}": Part(
+            "selections:measure_updates",
+            {
+                "sizes": [size * MILLION for size in (1, 2, 4, 8, 16, 32)],
+                "jit_compile": xla,
+                "sorts_up_to": 16 * MILLION,
+                "rounds": 3,
+            },
+        )
+        for xla in (False, True)
+    },
+    "initialization": Part("initialization:measure", kind="quick"),
+    **{
+        f"memory/{method}": Part(
+            "footprint:measure_memory", {"method": method}, "quick", {"steps": 100}
+        )
+        for method in ("dense", "static", "SET", "RigL")
+    },
+    "import": Part("footprint:measure_import", kind="quick", quick={"rounds": 3}),
+    "command line/static": _command_line("static"),
+    "command line/RigL": _command_line("rigl"),
+}
+
+
+def run(part, is_quick):
+    """Measures a part in a process of its own.
+
+    Returns:
+      What its function returns, with the seconds that it took.
+    """
+    arguments = {**part.arguments, **(part.quick if is_quick else {})}
+    began = time.time()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(ROOT)]),
+        "BENCHMARK_STARTED": str(began),
+    }
+    environment.pop("TF_USE_LEGACY_KERAS", None)
+    if part.legacy_keras:
+        environment["TF_USE_LEGACY_KERAS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "measured.json")
+        command = [sys.executable, "-m", "benchmarks.worker", part.function]
+        subprocess.run(
+            [*command, json.dumps(arguments), path],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        measured = results.read_json(path)
+    return {**measured, "seconds_in_all": time.time() - began}
+
+
+def chosen(kind, pattern, known):
+    """The names of the parts to measure."""
+    kinds = _KINDS[: _KINDS.index(kind) + 1]
+    return [
+        name
+        for name, part in PARTS.items()
+        if part.kind in kinds and fnmatch.fnmatchcase(name, pattern)
+        if name not in known
+    ]
+
+
+def main():
+    """Measures, and writes numbers, tables and figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog=__doc__[__doc__.index("Example:") :],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="little, in two minutes")
+    size.add_argument("--full", action="store_true", help="what takes long, too")
+    parser.add_argument("--only", default="*", help="glob pattern of parts to measure")
+    parser.add_argument("--keep", action="store_true", help="measure what is missing")
+    parser.add_argument(
+        "--output", type=Path, help="folder; docs/ of this clone if not"
+    )
+    args = parser.parse_args()
+    kind = "quick" if args.quick else "full" if args.full else "default"
+    output = args.output or (ROOT / "docs" if not args.quick else Path("benchmark"))
+    record = output / "results" / "performance" / "benchmark.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    known = (results.read_json(record) or {}) if args.keep else {}
+    parts = known.get("parts", {})
+    names = chosen(kind, args.only, parts)
+    if not names:
+        print("Nothing to measure: all is there, or --only matches no part.")
+    for index, name in enumerate(names, start=1):
+        print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
+        try:
+            parts[name] = run(PARTS[name], args.quick)
+        except subprocess.CalledProcessError as error:
+            # Such as a run on MNIST where TFDS has none: the others go on.
+            print(f"failed:\n{error.stderr[-1000:]}", flush=True)
+            continue
+        print(f"{parts[name]['seconds_in_all']:.0f} s", flush=True)
+        found = {**results.environment(), "cores": os.cpu_count(), "parts": parts}
+        results.write_json(record, found)
+    print(page.write(output, parts))
+
+
+if __name__ == "__main__":
+    main()

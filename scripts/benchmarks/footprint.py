@@ -1,0 +1,120 @@
+"""What the package costs beside time: memory, and what its import imports."""
+
+import gc
+import math
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+import rigl_keras
+from rigl_keras import networks
+from rigl_keras.kernels import find_kernels
+
+WIDTH, BATCH_SIZE, SPARSITY = 2048, 128, 0.9
+_ALWAYS = {"schedule": "constant", "last_update_step": -1}
+METHODS = {
+    "dense": None,
+    "static": lambda: rigl_keras.Static(),
+    "SET": lambda: rigl_keras.SET(update_freq=10, **_ALWAYS),
+    "RigL": lambda: rigl_keras.RigL(update_freq=10, **_ALWAYS),
+}
+
+
+def measure_memory(method, steps=1200):
+    """Trains an MLP of 784-2048-2048-10 and looks at the memory; in a fresh process.
+
+    Args:
+      method: key of `METHODS`; masks are updated every 10 steps.
+      steps: int, how many steps to look at growth over.
+
+    Returns:
+      A dict of the number of "weights" in kernels; "variables", bytes of all variables
+      that exist while it trains; "peak", bytes of the process at most; "growth", bytes
+      by which it grew in the second half of the steps.
+    """
+    model = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=(WIDTH, WIDTH))
+    weights = sum(math.prod(each.variable.shape) for each in find_kernels(model))
+    callbacks = []
+    if METHODS[method] is not None:
+        model = rigl_keras.sparsify(model, SPARSITY, seed=0)
+        callbacks = [METHODS[method]()]
+        gc.collect()  # The dense model, of which Keras holds cycles.
+    model.compile(
+        keras.optimizers.SGD(0.001, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    watch = _Memory(steps // 2)
+    x = np.random.RandomState(0).rand(BATCH_SIZE, 28, 28, 1).astype(np.float32)
+    batch = x, np.arange(BATCH_SIZE) % 10
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[*callbacks, watch])
+    return {
+        "method": method,
+        "weights": weights,
+        "variables": watch.variables,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "growth": _resident() - watch.resident,
+    }
+
+
+class _Memory(keras.callbacks.Callback):
+    """Looks at the memory once, after some steps."""
+
+    def __init__(self, after):
+        super().__init__()
+        self._after = after
+        self.variables = self.resident = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == self._after:
+            self.variables = _bytes_of_variables()
+            self.resident = _resident()
+
+
+def _bytes_of_variables():
+    found = {
+        id(each): each.shape.num_elements() * each.dtype.size
+        for each in gc.get_objects()
+        if isinstance(each, tf.Variable)
+    }
+    return sum(found.values())
+
+
+def _resident():
+    """Bytes of memory that the process holds now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+# The first line is what every user of the package has imported anyway.
+_IMPORT = """
+import tensorflow; tensorflow.keras.layers
+import sys, time
+before, began = set(sys.modules), time.perf_counter()
+import rigl_keras
+seconds = time.perf_counter() - began
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(seconds, *sorted(names))
+"""
+
+
+def measure_import(rounds=7):
+    """Times `import rigl_keras` after TensorFlow and Keras, in fresh processes.
+
+    Returns:
+      A dict of a list of "seconds" and the top-level "modules" that it imports.
+    """
+    times, modules = [], []
+    for _ in range(rounds):
+        output = subprocess.run(
+            [sys.executable, "-c", _IMPORT], check=True, capture_output=True, text=True
+        ).stdout
+        seconds, *modules = output.split()
+        times.append(float(seconds))
+        time.sleep(0.1)
+    return {"seconds": times, "modules": modules}

@@ -1,0 +1,36 @@
+"""Drawing the initial weights of a whole sparse network."""
+
+import math
+
+from benchmarks.turns import seconds
+from rigl_keras import networks
+from rigl_keras.init_utils import unit_scaled_init
+from rigl_keras.kernels import find_kernels
+from rigl_keras.seeding import stateless_seed
+from rigl_keras.selection import random_mask
+
+SPARSITY = 0.8
+
+
+def measure(rounds=5):
+    """Times `unit_scaled_init` of all kernels of VGG-16.
+
+    Returns:
+      A dict with the number of "weights" and a list of "seconds".
+    """
+    kernels = find_kernels(networks.build("vgg16", (224, 224, 3), 1000))
+    masks = [_mask(kernel, index) for index, kernel in enumerate(kernels)]
+
+    def draw():
+        for seed, mask in enumerate(masks):
+            unit_scaled_init(mask, "fanin_normal", 2.0, seed=seed).numpy()
+
+    draw()
+    times = [seconds(draw) for _ in range(rounds)]
+    return {"weights": sum(mask.size for mask in masks), "seconds": times}
+
+
+def _mask(kernel, index):
+    shape = tuple(kernel.variable.shape)
+    active = round(math.prod(shape) * (1 - SPARSITY))
+    return random_mask(shape, active, stateless_seed("benchmark", 0, index)).numpy()

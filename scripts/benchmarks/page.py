@@ -1,0 +1,320 @@
+"""The tables and the figure of docs/performance.md, from what was measured."""
+
+from mnist_tables import write_sections
+
+from benchmarks.setups import SETUPS
+from benchmarks.turns import estimate, ratios
+from rigl_keras.tables import markdown
+
+UPDATE_EVERY = 100
+SELECTION_LIMITS = {False: 5, True: 10}  # plain and compiled
+LIMITS = {"initialization": 3, "command line": 0.15, "import": 0.3}
+BYTES_BEYOND_DENSE = {"static": 1, "SET": 1, "RigL": 5}
+# What `import rigl_keras` must leave to those who need it.
+OPTIONAL = {"tensorflow_model_optimization", "tensorflow_datasets", "gin"}
+OPTIONAL |= {"matplotlib", "sklearn"}
+GROWTH_LIMIT = 2**20  # bytes in 600 steps: what allocators and logs move by
+
+
+def write(output, parts):
+    """Writes the figure, and the tables between the marks of the page.
+
+    Args:
+      output: folder of performance.md.
+      parts: dict from names of parts to what was measured.
+
+    Returns:
+      The table of targets.
+    """
+    targets = markdown([["what", "target", "measured", ""], *target_rows(parts)])
+    sections = {
+        "targets": targets,
+        "steps": markdown(step_rows(parts)),
+        "beside TFMOT": markdown(tfmot_rows(parts)),
+        "selection": markdown(selection_rows(parts)),
+        "updates": markdown(update_rows(parts)),
+        "memory": markdown(memory_rows(parts)),
+        "command line": markdown(command_line_rows(parts)),
+    }
+    page = {name: f"{table}\n" for name, table in sections.items()}
+    write_sections(output / "performance.md", page)
+    draw(parts, output / "results" / "performance" / "updates.png")
+    return targets
+
+
+def _below(prefix, parts):
+    """The parts whose names begin so: dict from the rest of the name."""
+    return {
+        name.removeprefix(prefix): part
+        for name, part in parts.items()
+        if name.startswith(prefix)
+    }
+
+
+def _mode(part):
+    compiled = "compiled" if part["jit_compile"] else "plain"
+    return f"{compiled}, Keras 2" if part.get("legacy_keras") else compiled
+
+
+def _text(value, digits=2, unit="", factor=1.0):
+    low, high = factor * value.low, factor * value.high
+    numbers = f"{factor * value.median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{numbers} {unit}".strip()
+
+
+# Targets
+
+
+def target_rows(parts):
+    """Rows of what, target, measured and whether it is met."""
+    rows = []
+    for part in _below("steps/", parts).values():
+        if "dense" in part["wall"]:
+            rows += _step_targets(part)
+    update = parts.get("steps/resnet50-224")
+    if update:
+        ratio = update_to_step(update)
+        rows.append(_at_most("RigL update / step, ResNet-50 at 224×224", ratio, 1))
+    for part in _below("selection/", parts).values():
+        limit = SELECTION_LIMITS[part["jit_compile"]]
+        what = f"sorting / radix, {_size(part['size'])}, {_mode(part)}"
+        speed_up = ratios(_best_sort(part), part["radix"])
+        verdict = {"met": "missed", "missed": "met"}
+        found = speed_up.meets(limit)
+        rows.append([what, f"≥ {limit}", _text(speed_up, 1), verdict.get(found, found)])
+    if "initialization" in parts:
+        seconds = estimate(parts["initialization"]["seconds"])
+        what = "`unit_scaled_init`, VGG-16, 80 % sparse"
+        rows.append(_at_most(what, seconds, LIMITS["initialization"], "s"))
+    rows += _memory_targets(parts)
+    for method, part in _below("command line/", parts).items():
+        share = estimate([outside_steps(part)])
+        limit = LIMITS["command line"]
+        what = f"command line, {method}: outside the steps"
+        verdict = share.meets(limit)
+        rows.append([what, f"≤ {limit:.0%}", f"{share.median:.0%}", verdict])
+    if "import" in parts:
+        rows += _import_targets(parts["import"])
+    return rows
+
+
+def _at_most(what, value, limit, unit="", digits=2):
+    measured = _text(value, digits, unit)
+    return [what, f"≤ {limit} {unit}".strip(), measured, value.meets(limit)]
+
+
+def _step_targets(part):
+    setup = SETUPS[part["setup"]]
+    where = f"{setup.name}, {_mode(part)}"
+    static = ratios(part["wall"]["static"], part["wall"]["dense"])
+    rigl = ratios(all_in(part), part["wall"]["dense"])
+    return [
+        _at_most(f"static / dense step, {where}", static, setup.step_limit),
+        _at_most(f"RigL all in / dense, {where}", rigl, setup.rigl_limit),
+    ]
+
+
+def all_in(part, key="wall"):
+    """Seconds a step of RigL with its share of an update, round by round.
+
+    The update is what a step with one takes longer than a step without: keeping the
+    gradient, too.
+    """
+    times = part[key]
+    pairs = zip(times["RigL"], times["RigL, always updating"], strict=True)
+    return [step + (both - step) / UPDATE_EVERY for step, both in pairs]
+
+
+def update_to_step(part):
+    """An update's time over that of the training step that it follows."""
+    both, update = (part[key]["RigL, always updating"] for key in ("wall", "update"))
+    return estimate([u / (b - u) for b, u in zip(both, update, strict=True)])
+
+
+def _best_sort(part):
+    """Times of the faster way to sort, round by round."""
+    return list(map(min, zip(part["argsort"], part["top_k"], strict=True)))
+
+
+def _memory_targets(parts):
+    memory = _below("memory/", parts)
+    rows = []
+    for method, limit in BYTES_BEYOND_DENSE.items():
+        if method in memory and "dense" in memory:
+            part = memory[method]
+            beyond = beyond_dense(memory, method)
+            what = f"bytes a weight beyond dense, {method}"
+            met = "met" if beyond < limit + 0.01 else "missed"
+            rows.append([what, f"{limit}", f"{beyond:.3f}", met])
+            grown = part["growth"]
+            met = "met" if grown < GROWTH_LIMIT else "missed"
+            what = f"growth of memory in 600 steps, {method}"
+            rows.append([what, "none", f"{grown / 2**20:.1f} MiB", met])
+    return rows
+
+
+def beyond_dense(memory, method):
+    """Bytes of variables that a method has beyond a dense training's, a weight."""
+    more = memory[method]["variables"] - memory["dense"]["variables"]
+    return more / memory["dense"]["weights"]
+
+
+def outside_steps(part):
+    """Share of a run that is no training step."""
+    return 1 - part["parts"]["training steps"] / part["total"]
+
+
+def _import_targets(part):
+    seconds = estimate(part["seconds"])
+    found = sorted(OPTIONAL & set(part["modules"]))
+    return [
+        _at_most("`import rigl_keras`", seconds, LIMITS["import"], "s"),
+        [
+            "optional packages that it imports",
+            "none",
+            ", ".join(found) or "none",
+            "missed" if found else "met",
+        ],
+    ]
+
+
+# Tables
+
+
+def step_rows(parts):
+    """Milliseconds of dense steps, and ratios of the sparse ones."""
+    head = ["model", "", "dense, ms", "static", "SET", "RigL", "update, ms"]
+    rows = [[*head, "RigL all in", "CPU: static", "CPU: RigL all in"]]
+    for part in _below("steps/", parts).values():
+        wall, cpu = part["wall"], part["cpu"]
+        if "dense" not in wall:
+            continue
+        base = wall["dense"]
+        rows.append(
+            [
+                f"{part['setup']}, batch {part['batch_size']}",
+                _mode(part),
+                f"{1e3 * estimate(base).median:.1f}",
+                *(_text(ratios(wall[name], base)) for name in ("static", "SET")),
+                _text(ratios(wall["RigL"], base)),
+                f"{1e3 * estimate(part['update']['RigL, always updating']).median:.1f}",
+                _text(ratios(all_in(part), base)),
+                _text(ratios(cpu["static"], cpu["dense"])),
+                _text(ratios(all_in(part, "cpu"), cpu["dense"])),
+            ]
+        )
+    return rows
+
+
+def tfmot_rows(parts):
+    """All contestants of the setups that TFMOT took part in."""
+    rows = [["model", "training", "ms a step", "CPU ms", "ratio", "CPU ratio"]]
+    for part in _below("steps/", parts).values():
+        wall, cpu = part["wall"], part["cpu"]
+        if not any(name.startswith("TFMOT") for name in wall):
+            continue
+        rows += [
+            [
+                f"{part['setup']}, {_mode(part)}",
+                name,
+                f"{1e3 * estimate(wall[name]).median:.1f}",
+                f"{1e3 * estimate(cpu[name]).median:.1f}",
+                _text(ratios(wall[name], wall["dense"])),
+                _text(ratios(cpu[name], cpu["dense"])),
+            ]
+            for name in wall
+        ]
+    return rows
+
+
+def selection_rows(parts):
+    """Milliseconds of a selection by radix and by sorting."""
+    rows = [["scores", "", "radix, ms", "`top_k`, ms", "`argsort`, ms", "speed-up"]]
+    for part in _below("selection/", parts).values():
+        times = (part[name] for name in ("radix", "top_k", "argsort"))
+        rows.append(
+            [
+                _size(part["size"]),
+                _mode(part),
+                *(f"{1e3 * estimate(each).median:.1f}" for each in times),
+                _text(ratios(_best_sort(part), part["radix"]), 1),
+            ]
+        )
+    return rows
+
+
+def update_rows(parts):
+    """Milliseconds a million weights of RigL's choice of masks, by size."""
+    rows = [["weights", "", "radix, ms a million", "sorting, ms a million"]]
+    for part in (parts[name] for name in ("updates", "updates/xla") if name in parts):
+        sorting = part["sorting"] + [None] * len(part["sizes"])
+        for size, radix, other in zip(
+            part["sizes"], part["radix"], sorting, strict=False
+        ):
+            times = [
+                "" if each is None else f"{1e9 * each / size:.1f}"
+                for each in (radix, other)
+            ]
+            rows.append([_size(size), _mode(part), *times])
+    return rows
+
+
+def memory_rows(parts):
+    """Bytes of variables and of the process."""
+    rows = [["training", "bytes a weight", "beyond dense", "peak, MiB", "growth, MiB"]]
+    memory = _below("memory/", parts)
+    for method, part in memory.items():
+        beyond = beyond_dense(memory, method) if "dense" in memory else 0.0
+        rows.append(
+            [
+                method,
+                f"{part['variables'] / part['weights']:.3f}",
+                f"{beyond:.3f}",
+                f"{part['peak'] / 2**20:.0f}",
+                f"{part['growth'] / 2**20:.1f}",
+            ]
+        )
+    return rows
+
+
+def command_line_rows(parts):
+    """Seconds of the parts of a run, and their shares."""
+    runs = _below("command line/", parts)
+    rows = [["part of the run", *runs]]
+    names = next(iter(runs.values()))["parts"] if runs else ()
+    for name in names:
+        seconds = [(run["parts"][name], run["total"]) for run in runs.values()]
+        rows.append([name, *(f"{s:.1f} s, {s / total:.0%}" for s, total in seconds)])
+    rest = [(r["total"] - sum(r["parts"].values()), r["total"]) for r in runs.values()]
+    rows.append(["imports and all else", *(f"{s:.1f} s, {s / t:.0%}" for s, t in rest)])
+    rows.append(["the whole run", *(f"{run['total']:.1f} s" for run in runs.values())])
+    return rows
+
+
+def _size(size):
+    return f"{size / 2**20:.0f} Mi"
+
+
+# Figure
+
+
+def draw(parts, path):
+    """Draws seconds of an update over the number of weights."""
+    from rigl_keras.plots import style
+
+    with style.figure(path, width=6, height=4) as (axis,):
+        for index, way in enumerate(("radix", "sorting")):
+            for name, marker in (("updates", "o-"), ("updates/xla", "s--")):
+                if name not in parts:
+                    continue
+                part = parts[name]
+                sizes = part["sizes"][: len(part[way])]
+                label = f"{way}, {_mode(part)}"
+                color = style.line(index)["color"]
+                axis.plot(sizes, part[way], marker, label=label, color=color)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("weights of the kernel")
+        axis.set_ylabel("seconds of RigL's choice of a mask")
+        if axis.lines:
+            axis.legend()

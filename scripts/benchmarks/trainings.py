@@ -1,0 +1,154 @@
+"""Training steps: dense, static, SET and RigL in turn, and TFMOT's pruning beside them.
+
+Every contestant trains a model of its own by `fit`, as users do. A turn is a call of
+`fit`, of which the steps after the first two are timed.
+"""
+
+import os
+import resource
+import statistics
+import time
+
+from tensorflow import keras
+
+import rigl_keras
+from benchmarks.setups import SETUPS
+from benchmarks.turns import take_turns
+
+SPARSITY = 0.9
+WARM_UP = 2
+_NEVER_IN_A_TURN = 10**6
+_ALWAYS = {"schedule": "constant", "last_update_step": -1}
+
+
+class _Clock(keras.callbacks.Callback):
+    """Times the steps of one `fit` but for the first ones.
+
+    It has no method for a batch's end, for which Keras 3 would wait.
+    """
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts after the warm-up."""
+        if batch == WARM_UP:
+            self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stops: Keras has read the metrics, so the steps are done."""
+        self.wall = time.perf_counter() - self.wall
+        self.cpu = time.process_time() - self.cpu
+
+
+class _Contestant:
+    """One way to train a setup's model.
+
+    Args:
+      setup: `Setup`.
+      wrap: function from the dense model to the one that is trained.
+      callbacks: of `fit`.
+      jit_compile: whether XLA compiles the training step.
+    """
+
+    def __init__(self, setup, wrap, callbacks, jit_compile):
+        self._steps, self._data = setup.steps, setup.data()
+        keras.utils.set_random_seed(0)
+        self._model = wrap(setup.make(setup.input_shape, setup.classes))
+        self._model.compile(
+            keras.optimizers.SGD(0.001, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=jit_compile,
+        )
+        self._callbacks = callbacks
+        self._updates: list[float] = []
+        for callback in callbacks:
+            if isinstance(callback, rigl_keras.SET | rigl_keras.RigL):
+                self._time_updates(callback)
+        self.turn()  # traces and compiles
+
+    def _time_updates(self, callback):
+        after_steps = callback.after_steps
+
+        def timed():
+            began = time.perf_counter()
+            after_steps()
+            self._updates.append(time.perf_counter() - began)
+
+        callback.after_steps = timed
+
+    def turn(self):
+        """Trains for some steps; seconds a step of wall and of CPU time, and more."""
+        clock = _Clock()
+        self._updates.clear()
+        self._model.fit(
+            self._data,
+            steps_per_epoch=WARM_UP + self._steps,
+            verbose=0,
+            callbacks=[*self._callbacks, clock],
+        )
+        update = statistics.median(self._updates) if self._updates else 0.0
+        wall, cpu = clock.wall / self._steps, clock.cpu / self._steps
+        return {"wall": wall, "cpu": cpu, "update": update}
+
+
+def _sparse(model):
+    return rigl_keras.sparsify(model, SPARSITY, initializer="unit_scaled", seed=0)
+
+
+def _contestants(setup, jit_compile):
+    def make(wrap, *callbacks):
+        return _Contestant(setup, wrap, callbacks, jit_compile)
+
+    rare, always = {"update_freq": _NEVER_IN_A_TURN}, {"update_freq": 1}
+    return {
+        "dense": lambda: make(lambda model: model),
+        "static": lambda: make(_sparse, rigl_keras.Static()),
+        "SET": lambda: make(_sparse, rigl_keras.SET(**rare, **_ALWAYS)),
+        "RigL": lambda: make(_sparse, rigl_keras.RigL(**rare, **_ALWAYS)),
+        "RigL, always updating": lambda: make(
+            _sparse, rigl_keras.RigL(**always, **_ALWAYS)
+        ),
+        **{f"TFMOT, every {n}": lambda n=n: _tfmot(setup, n, make) for n in (100, 1)},
+    }
+
+
+def _tfmot(setup, frequency, make):
+    """TFMOT's pruning at the same sparsity, whose masks it draws anew by magnitude."""
+    import tensorflow_model_optimization as tfmot
+
+    sparsity = tfmot.sparsity.keras
+    schedule = sparsity.ConstantSparsity(SPARSITY, 0, frequency=frequency)
+    return make(
+        lambda model: sparsity.prune_low_magnitude(model, schedule),
+        sparsity.UpdatePruningStep(),
+    )
+
+
+def measure(setup, jit_compile=False, names=None, rounds=None):
+    """Times the steps of a setup.
+
+    Args:
+      setup: key of `SETUPS`.
+      jit_compile: whether XLA compiles the training steps.
+      names: list of contestants; None for dense, static, SET and RigL.
+      rounds: int >= 1, turns of each; None for the setup's.
+
+    Returns:
+      A dict of the setup's numbers, and of "wall", "cpu" and "update", each a dict from
+      contestants to lists of seconds a step, or of an update, round by round.
+    """
+    setup = SETUPS[setup]
+    makers = _contestants(setup, jit_compile)
+    names = names or [name for name in makers if not name.startswith("TFMOT")]
+    contestants = {name: makers[name]().turn for name in names}
+    found = take_turns(contestants, rounds or setup.turns)
+    return {
+        "setup": setup.name,
+        "batch_size": setup.batch_size,
+        "input_shape": setup.input_shape,
+        "jit_compile": jit_compile,
+        "legacy_keras": os.environ.get("TF_USE_LEGACY_KERAS") == "1",
+        **{
+            key: {name: [turn[key] for turn in turns] for name, turns in found.items()}
+            for key in ("wall", "cpu", "update")
+        },
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }

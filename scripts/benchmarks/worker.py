@@ -1,0 +1,21 @@
+"""Measures one part in this process: MODULE:FUNCTION, its arguments, a file to write.
+
+Arguments and result are JSON. `scripts/benchmark.py` starts it.
+"""
+
+import importlib
+import json
+import sys
+
+from rigl_keras import results
+
+
+def main():
+    """Calls the function and writes what it returns."""
+    module, _, function = sys.argv[1].partition(":")
+    measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    results.write_json(sys.argv[3], measure(**json.loads(sys.argv[2])))
+
+
+if __name__ == "__main__":
+    main()
