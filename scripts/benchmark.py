@@ -62,10 +62,9 @@ def _steps(setup, kind="default", jit_compile=False, **options):
     return Part("trainings:measure", arguments, kind, quick={"rounds": 3})
 
 
-def _command_line(method):
+def _command_line(config, kind="default"):
     arguments = {"steps": 11719, "log_freq": 200, "save_freq": 500}
-    config = f"mnist/{method}.gin"
-    return Part("command_line:measure", {"config": config, **arguments})
+    return Part("command_line:measure", {"config": config, **arguments}, kind)
 
 
 _BESIDE_TFMOT = ["dense", "static", "SET", "RigL", "RigL, always updating"]
@@ -115,8 +114,8 @@ PARTS = {
         for method in ("dense", "static", "SET", "RigL")
     },
     "import": Part("footprint:measure_import", kind="quick", quick={"rounds": 3}),
-    "command line/static": _command_line("static"),
-    "command line/RigL": _command_line("rigl"),
+    "command line/static": _command_line("mnist/static.gin", "full"),
+    "command line/RigL": _command_line("mnist/rigl.gin"),
 }
 
 

@@ -25,7 +25,7 @@ METHODS = {
 }
 
 
-def measure_memory(method, steps=1200):
+def measure_memory(method, steps=800):
     """Trains an MLP of 784-2048-2048-10 and looks at the memory; in a fresh process.
 
     Args:

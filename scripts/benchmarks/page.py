@@ -13,7 +13,7 @@ BYTES_BEYOND_DENSE = {"static": 1, "SET": 1, "RigL": 5}
 # What `import rigl_keras` must leave to those who need it.
 OPTIONAL = {"tensorflow_model_optimization", "tensorflow_datasets", "gin"}
 OPTIONAL |= {"matplotlib", "sklearn"}
-GROWTH_LIMIT = 2**20  # bytes in 600 steps: what allocators and logs move by
+GROWTH_LIMIT = 2**20  # bytes in 400 steps: what allocators and logs move by
 
 
 def write(output, parts):
@@ -148,7 +148,7 @@ def _memory_targets(parts):
             rows.append([what, f"{limit}", f"{beyond:.3f}", met])
             grown = part["growth"]
             met = "met" if grown < GROWTH_LIMIT else "missed"
-            what = f"growth of memory in 600 steps, {method}"
+            what = f"growth of memory in 400 steps, {method}"
             rows.append([what, "none", f"{grown / 2**20:.1f} MiB", met])
     return rows
 

@@ -20,7 +20,8 @@ class Setup:
       input_shape: of one example.
       batch_size: number of examples.
       classes: number of logits.
-      steps: training steps in one turn.
+      steps: training steps that are timed in one turn.
+      warm_up: training steps before them.
       turns: how many turns each contestant has.
       step_limit: the most that a masked training step may cost, as a ratio to a dense
         one.
@@ -32,8 +33,9 @@ class Setup:
     input_shape: tuple[int, ...]
     batch_size: int
     classes: int = 10
-    steps: int = 20
-    turns: int = 11
+    steps: int = 10
+    warm_up: int = 2
+    turns: int = 9
     step_limit: float = 1.03
     rigl_limit: float = 1.05
 
@@ -76,20 +78,20 @@ _IMAGE = (64, 64, 3)
 SETUPS = {
     setup.name: setup
     for setup in (
-        Setup("lenet5", _network("lenet5"), (28, 28, 1), 128, steps=100, turns=21),
+        Setup("lenet5", _network("lenet5"), (28, 28, 1), 128, steps=50, turns=15),
         Setup(
             "mlp-1024",
             _network("mlp", hidden_sizes=(1024, 1024)),
             (28, 28, 1),
             128,
-            steps=50,
-            turns=21,
+            steps=30,
+            turns=15,
             step_limit=1.10,
             rigl_limit=1.15,
         ),
         Setup("transformer", _transformer, (64, 256), 16),
-        Setup("mobilenet-v2", _mobilenet_v2, _IMAGE, 16, steps=8, turns=9),
-        Setup("resnet50", _network("resnet50"), _IMAGE, 16, 1000, steps=3, turns=7),
+        Setup("mobilenet-v2", _mobilenet_v2, _IMAGE, 16, steps=5, turns=7),
+        Setup("resnet50", _network("resnet50"), _IMAGE, 16, 1000, steps=2, turns=7),
         Setup(
             "resnet50-224",
             _network("resnet50"),
@@ -97,6 +99,7 @@ SETUPS = {
             32,
             1000,
             steps=1,
+            warm_up=1,
             turns=3,
         ),
     )

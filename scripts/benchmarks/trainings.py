@@ -1,7 +1,7 @@
 """Training steps: dense, static, SET and RigL in turn, and TFMOT's pruning beside them.
 
 Every contestant trains a model of its own by `fit`, as users do. A turn is a call of
-`fit`, of which the steps after the first two are timed.
+`fit`, of which the steps after the first ones are timed.
 """
 
 import os
@@ -16,7 +16,6 @@ from benchmarks.setups import SETUPS
 from benchmarks.turns import take_turns
 
 SPARSITY = 0.9
-WARM_UP = 2
 _NEVER_IN_A_TURN = 10**6
 _ALWAYS = {"schedule": "constant", "last_update_step": -1}
 
@@ -27,9 +26,14 @@ class _Clock(keras.callbacks.Callback):
     It has no method for a batch's end, for which Keras 3 would wait.
     """
 
+    def __init__(self, warm_up):
+        super().__init__()
+        self._warm_up = warm_up
+        self.wall = self.cpu = 0.0
+
     def on_train_batch_begin(self, batch, logs=None):
         """Starts after the warm-up."""
-        if batch == WARM_UP:
+        if batch == self._warm_up:
             self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -49,7 +53,8 @@ class _Contestant:
     """
 
     def __init__(self, setup, wrap, callbacks, jit_compile):
-        self._steps, self._data = setup.steps, setup.data()
+        self._steps, self._warm_up = setup.steps, setup.warm_up
+        self._data = setup.data()
         keras.utils.set_random_seed(0)
         self._model = wrap(setup.make(setup.input_shape, setup.classes))
         self._model.compile(
@@ -76,11 +81,11 @@ class _Contestant:
 
     def turn(self):
         """Trains for some steps; seconds a step of wall and of CPU time, and more."""
-        clock = _Clock()
+        clock = _Clock(self._warm_up)
         self._updates.clear()
         self._model.fit(
             self._data,
-            steps_per_epoch=WARM_UP + self._steps,
+            steps_per_epoch=self._warm_up + self._steps,
             verbose=0,
             callbacks=[*self._callbacks, clock],
         )

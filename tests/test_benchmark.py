@@ -1,0 +1,214 @@
+"""scripts/benchmark.py: its statistics, its parts run small, its tables."""
+
+import importlib
+import inspect
+import itertools
+import math
+
+import benchmark
+import numpy as np
+import pytest
+import tensorflow as tf
+from benchmarks import command_line, footprint, page, selections, setups, trainings
+from benchmarks.turns import Estimate, estimate, ratios, take_turns
+
+from rigl_keras import networks, results
+
+pytestmark = pytest.mark.one_keras
+
+
+# From published tables of the median's distribution-free intervals, counted from 1.
+@pytest.mark.parametrize(
+    ("values", "first", "last"),
+    [(3, 1, 3), (6, 1, 6), (9, 2, 8), (12, 3, 10), (20, 6, 15), (30, 10, 21)],
+)
+def test_the_median_has_the_interval_of_the_tables(values, first, last):
+    shuffled = np.random.RandomState(0).permutation(np.arange(1, values + 1))
+    assert estimate(shuffled.tolist()) == ((values + 1) / 2, first, last)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.9, 1.0, "met"), (0.9, 1.01, "undecided"), (1.01, 1.2, "missed")],
+)
+def test_a_limit_within_the_interval_is_undecided(low, high, verdict):
+    assert Estimate(1.0, low, high).meets(1.0) == verdict
+
+
+def test_ratios_are_of_the_same_round():
+    # The machine was ten times slower in the second round: that is no difference.
+    assert ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 2.0)
+
+
+def test_contestants_take_turns_and_each_begins_as_often():
+    order = []
+    contestants = {name: lambda name=name: order.append(name) or name for name in "abc"}
+    assert take_turns(contestants, 3) == {name: [name] * 3 for name in "abc"}
+    assert "".join(order) == "abcbcacab"
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+@pytest.mark.parametrize("name", benchmark.PARTS)
+def test_every_part_names_a_function_and_its_arguments(name, is_quick):
+    part = benchmark.PARTS[name]
+    module, _, function = part.function.partition(":")
+    function = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    arguments = {**part.arguments, **(part.quick if is_quick else {})}
+    inspect.signature(function).bind(**arguments)
+    if module == "trainings":
+        assert arguments["setup"] in setups.SETUPS
+
+
+def test_what_is_there_is_not_measured_again_and_kinds_hold_each_other():
+    quick, default, full = (
+        set(benchmark.chosen(kind, "*", {})) for kind in ("quick", "default", "full")
+    )
+    assert quick < default < full == set(benchmark.PARTS)
+    known = {"selection/1": {}, "import": {}}
+    assert benchmark.chosen("default", "selection/1*", known) == ["selection/1/xla"]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """What the parts measure, small; the setups' and the runs' sizes alone differ."""
+    small = setups.Setup(
+        "lenet5",
+        lambda shape, classes: networks.build("mlp", shape, classes, hidden_sizes=(8,)),
+        (4, 4, 1),
+        batch_size=4,
+        steps=2,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(setups.SETUPS, "lenet5", small)
+        patch.setattr(footprint, "WIDTH", 16)
+        steps = trainings.measure("lenet5", rounds=2)
+        always = trainings.measure("lenet5", rounds=2, names=["RigL, always updating"])
+        memory = {
+            f"memory/{method}": footprint.measure_memory(method, steps=22)
+            for method in footprint.METHODS
+        }
+    updates = {
+        "updates": selections.measure_updates([2048, 4096], sorts_up_to=2048, rounds=2),
+        "updates/xla": selections.measure_updates([2048], jit_compile=True, rounds=1),
+    }
+    run = {"total": 20.0, "parts": {"training steps": 12.0, "tests": 3.0}}
+    return {
+        "steps/lenet5": steps,
+        "steps/resnet50-224": {**always, "setup": "resnet50-224"},
+        "selection/1": selections.measure(4096, rounds=2),
+        "selection/1/xla": selections.measure(4096, jit_compile=True, rounds=2),
+        **updates,
+        **memory,
+        "initialization": {"weights": 10, "seconds": [0.5, 0.6]},
+        "import": {"seconds": [0.1, 0.2], "modules": ["rigl_keras", "gin"]},
+        "command line/RigL": run,
+    }
+
+
+def test_every_contestant_is_timed_and_only_one_updates(parts):
+    part = parts["steps/lenet5"]
+    names = ["dense", "static", "SET", "RigL", "RigL, always updating"]
+    for key in ("wall", "cpu"):
+        assert list(part[key]) == names
+        assert all(len(times) == 2 and min(times) > 0 for times in part[key].values())
+    updates = {name: np.median(times) for name, times in part["update"].items()}
+    assert updates["dense"] == updates["static"] == 0
+    assert updates["RigL, always updating"] > 10 * updates["RigL"] > 0
+
+
+def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
+    times = {"RigL": [1.0, 2.0], "RigL, always updating": [3.0, 2.5]}
+    assert page.all_in({"wall": times}) == pytest.approx([1.02, 2.005])
+    part = {
+        "wall": {"RigL, always updating": [3.0, 3.0, 3.0]},
+        "update": {"RigL, always updating": [1.0, 2.0, 1.0]},
+    }
+    assert page.update_to_step(part) == pytest.approx((0.5, 0.5, 2.0))
+
+
+def test_the_tables_say_what_was_measured(parts, tmp_path):
+    (tmp_path / "results" / "performance").mkdir(parents=True)
+    (tmp_path / "performance.md").write_text("# Words\n\n<!-- steps -->\nold\n")
+    targets = page.write(tmp_path, parts)
+    text = (tmp_path / "performance.md").read_text()
+    assert text.startswith("# Words") and targets in text
+    rows = {
+        cells[0].strip(): [cell.strip() for cell in cells[1:]]
+        for cells in (row.strip("| ").split("|") for row in targets.splitlines())
+    }
+    assert rows["command line, RigL: outside the steps"][1:] == ["40%", "missed"]
+    assert rows["optional packages that it imports"][1:] == ["gin", "missed"]
+    assert rows["`import rigl_keras`"][1:] == ["0.15 (0.10–0.20) s", "met"]
+    assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][-1] == "met"
+    figure = tmp_path / "results" / "performance" / "updates.png"
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    page.write(tmp_path, parts)
+    assert (tmp_path / "performance.md").read_text() == text
+
+
+def test_faster_than_asked_is_met(parts):
+    def verdict(times):
+        part = {"size": 2**20, "jit_compile": False, "argsort": [9.0] * 6, **times}
+        (row,) = page.target_rows({"selection/1": part})
+        return row[-1]
+
+    assert verdict({"radix": [1.0] * 6, "top_k": [6.0] * 6}) == "met"
+    assert verdict({"radix": [1.0] * 6, "top_k": [4.0] * 6}) == "missed"
+    assert verdict({"radix": [1.0] * 6, "top_k": [4.0, 6.0] * 3}) == "undecided"
+
+
+def test_memory_beyond_dense_is_that_of_masks_and_gradients():
+    dense = {"weights": 1000, "variables": 8000}
+    memory = {"dense": dense, "RigL": {"weights": 1000, "variables": 13000}}
+    assert page.beyond_dense(memory, "RigL") == 5
+
+
+def test_all_variables_that_exist_are_counted():
+    before = footprint._bytes_of_variables()
+    kept = tf.Variable(np.zeros((1000, 1000), np.float32)), tf.Variable([True] * 1000)
+    assert footprint._bytes_of_variables() - before == 4_001_000
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_sorting_chooses_as_radix_does(jit_compile):
+    # `measure` itself compares the masks.
+    found = selections.measure(10_000, jit_compile, rounds=1)
+    assert all(len(found[name]) == 1 for name in ("radix", "argsort", "top_k"))
+
+
+def test_times_of_the_command_line_leave_out_what_they_hold(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(command_line.time, "perf_counter", lambda: next(ticks))
+
+    class Work:
+        def step(self):
+            self.test()
+            self.test()
+
+        def test(self):
+            pass
+
+    watch = command_line._Stopwatch()
+    watch.watch(command_line.STEPS, Work, "step")
+    watch.watch("tests", Work, "test")
+    for _ in range(2):
+        Work().step()
+    # A step takes 5 ticks, each test 1 of them; the first step belongs to the start.
+    assert watch.seconds[command_line.START] == 3
+    assert watch.seconds[command_line.STEPS] == 3
+    assert watch.seconds["tests"] == 4
+    assert math.fsum(watch.seconds.values()) == 10
+
+
+@pytest.mark.slow
+def test_the_command_writes_its_numbers_and_goes_on(tmp_path, monkeypatch, capsys):
+    arguments = ["benchmark.py", "--quick", "--output", str(tmp_path), "--keep"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--only", "import"])
+    benchmark.main()
+    record = results.read_json(tmp_path / "results" / "performance" / "benchmark.json")
+    assert len(record["parts"]["import"]["seconds"]) == 3
+    assert not page.OPTIONAL & set(record["parts"]["import"]["modules"])
+    assert "versions" in record and "git_revision" in record
+    benchmark.main()
+    assert "Nothing to measure" in capsys.readouterr().out
