@@ -3,14 +3,15 @@
 
 Each part is measured in a process of its own, in which all contestants take turns. The
 numbers go to docs/results/performance/benchmark.json, from which the tables and the
-figure of docs/performance.md are made. Parts that are measured are measured anew unless
---keep is given, with which a run that was stopped goes on.
+figure of docs/performance.md are made. Parts that are not measured keep the numbers
+that they have; --keep measures only those that have none, so that a run goes on that
+was stopped. More --rounds make the intervals narrower.
 
 Example:
   python scripts/benchmark.py                  # in less than 20 minutes on two cores
   python scripts/benchmark.py --quick          # in two minutes; not into the docs
   python scripts/benchmark.py --full --keep    # compiled ResNet-50 and MobileNetV2 too
-  python scripts/benchmark.py --only 'steps/lenet5*' --keep
+  python scripts/benchmark.py --only 'steps/lenet5*' --rounds=61
 """
 
 import argparse
@@ -119,13 +120,17 @@ PARTS = {
 }
 
 
-def run(part, is_quick):
+def run(part, changes):
     """Measures a part in a process of its own.
+
+    Args:
+      part: `Part`.
+      changes: dict of arguments that are others than the part's.
 
     Returns:
       What its function returns, with the seconds that it took.
     """
-    arguments = {**part.arguments, **(part.quick if is_quick else {})}
+    arguments = {**part.arguments, **changes}
     began = time.time()
     environment = {
         **os.environ,
@@ -160,6 +165,14 @@ def chosen(kind, pattern, known):
     ]
 
 
+def _changes(part, args):
+    """The arguments of a part that the command line changes."""
+    changes = dict(part.quick) if args.quick else {}
+    if args.rounds and part.function.startswith("trainings"):
+        changes["rounds"] = args.rounds
+    return changes
+
+
 def main():
     """Measures, and writes numbers, tables and figure."""
     parser = argparse.ArgumentParser(
@@ -173,6 +186,9 @@ def main():
     parser.add_argument("--only", default="*", help="glob pattern of parts to measure")
     parser.add_argument("--keep", action="store_true", help="measure what is missing")
     parser.add_argument(
+        "--rounds", type=int, help="turns of each training, not its own"
+    )
+    parser.add_argument(
         "--output", type=Path, help="folder; docs/ of this clone if not"
     )
     args = parser.parse_args()
@@ -180,15 +196,14 @@ def main():
     output = args.output or (ROOT / "docs" if not args.quick else Path("benchmark"))
     record = output / "results" / "performance" / "benchmark.json"
     record.parent.mkdir(parents=True, exist_ok=True)
-    known = (results.read_json(record) or {}) if args.keep else {}
-    parts = known.get("parts", {})
-    names = chosen(kind, args.only, parts)
+    parts = (results.read_json(record) or {}).get("parts", {})
+    names = chosen(kind, args.only, parts if args.keep else ())
     if not names:
         print("Nothing to measure: all is there, or --only matches no part.")
     for index, name in enumerate(names, start=1):
         print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
         try:
-            parts[name] = run(PARTS[name], args.quick)
+            parts[name] = run(PARTS[name], _changes(PARTS[name], args))
         except subprocess.CalledProcessError as error:
             # Such as a run on MNIST where TFDS has none: the others go on.
             print(f"failed:\n{error.stderr[-1000:]}", flush=True)
