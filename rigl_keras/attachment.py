@@ -191,8 +191,10 @@ class Attachment:
                 "scaling does, or did not go through the model's optimizer"
             )
         with self._strategy.scope():
+            # Arrays, because TensorFlow keeps every Python number that it has seen.
             finite = self._compiled_update(
-                tf.constant(step, tf.int64), tf.constant(amount, tf.float32)
+                tf.constant(np.array(step, np.int64)),
+                tf.constant(np.array(amount, np.float32)),
             )
         if not bool(finite):
             return "weights or gradients are not finite"

@@ -225,7 +225,8 @@ class _Dynamic(SparseTraining):
         fraction = self._drop_fraction_at(step)
         if self._change_masks(step, fraction):
             self._warn_of_missing_gradients()
-            self.state.drop_fraction.assign(fraction)
+            # An array, because TensorFlow keeps every Python number that it has seen.
+            self.state.drop_fraction.assign(np.array(fraction, np.float32))
             self._session.logs[self._log_name] = fraction
 
     def _warn_of_missing_gradients(self):
@@ -252,7 +253,8 @@ class _Dynamic(SparseTraining):
                 self._last_update_step(),
                 int(self.state.first_step.numpy()),
             )
-        rate = float(compat.learning_rate(self.attachment.optimizer, step).numpy())
+        optimizer = self.attachment.optimizer
+        rate = float(compat.learning_rate(optimizer, np.array(step)).numpy())
         highest = float(self.state.highest_learning_rate.numpy())
         return schedules.relative(self.drop_fraction, rate, highest)
 

@@ -33,6 +33,16 @@ def keras_version():
     return tf_keras.__version__
 
 
+def needs_deterministic_ops():
+    """Whether `tf.config.experimental.enable_op_determinism` was called.
+
+    TensorFlow has no public way to ask; checked with 2.21, and Keras asks likewise.
+    """
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()
+
+
 def check_layer(layer, what="a layer"):
     """Refuses what is no layer or model of the Keras in use.
 

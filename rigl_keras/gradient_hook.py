@@ -78,7 +78,8 @@ class GradientHook:
           step: int, or None to keep none.
         """
         if self._kept:
-            self._keep_at.assign(_NEVER if step is None else step)
+            # An array, because TensorFlow keeps every Python number that it has seen.
+            self._keep_at.assign(np.array(_NEVER if step is None else step))
 
     def has_kept(self, step):
         """True when the gradients of the step that ended at `step` are there."""

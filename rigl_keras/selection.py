@@ -14,6 +14,7 @@ import operator
 
 import tensorflow as tf
 
+from rigl_keras import compat
 from rigl_keras.seeding import ALGORITHM
 
 # Scores to select from, and how many bits each needs. Unsigned integers are left out:
@@ -216,10 +217,15 @@ def _digit_counts(values, width, shift):
     size = 2**width
     digits = tf.bitwise.right_shift(values, tf.constant(shift, values.dtype))
     digits = tf.minimum(digits, tf.constant(size, values.dtype))
-    # `tf.math.bincount` is this operation after some that XLA refuses.
-    counts = tf.raw_ops.DenseBincount(
-        input=tf.cast(digits, tf.int32), size=size + 1, weights=tf.zeros([0], tf.int32)
-    )
+    # Sums of integers are the same in any order, but where only deterministic
+    # operations are allowed TensorFlow refuses this one on a GPU.
+    with tf.device("CPU:0" if compat.needs_deterministic_ops() else None):
+        # `tf.math.bincount` is this operation after some that XLA refuses.
+        counts = tf.raw_ops.DenseBincount(
+            input=tf.cast(digits, tf.int32),
+            size=size + 1,
+            weights=tf.zeros([0], tf.int32),
+        )
     return tf.cast(counts[:size], _COUNT)
 
 

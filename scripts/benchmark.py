@@ -89,10 +89,10 @@ PARTS = {
     **{
         f"selection/{size}{'/xla' if xla else ''}": Part(
             "selections:measure",
-            {"size": size * MILLION, "jit_compile": xla},
+            {"size": size * MILLION, "jit_compile": xla, "rounds": rounds},
             kind="quick" if size == 1 else "default",
         )
-        for size in (1, 4, 25)
+        for size, rounds in ((1, 6), (4, 6), (25, 3))
         for xla in (False, True)
     },
     **{
@@ -101,7 +101,7 @@ PARTS = {
             {
                 "sizes": [size * MILLION for size in (1, 2, 4, 8, 16, 32)],
                 "jit_compile": xla,
-                "sorts_up_to": 16 * MILLION,
+                "sorts_up_to": 8 * MILLION,
                 "rounds": 3,
             },
         )

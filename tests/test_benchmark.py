@@ -128,7 +128,9 @@ def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
 
 def test_the_tables_say_what_was_measured(parts, tmp_path):
     (tmp_path / "results" / "performance").mkdir(parents=True)
-    (tmp_path / "performance.md").write_text("# Words\n\n<!-- steps -->\nold\n")
+    (tmp_path / "performance.md").write_text(
+        "# Words\n\n<!-- steps -->\nold\n<!-- end of steps -->\n"
+    )
     targets = page.write(tmp_path, parts)
     text = (tmp_path / "performance.md").read_text()
     assert text.startswith("# Words") and targets in text

@@ -242,3 +242,26 @@ def test_random_masks_are_uniform():
 def test_random_mask_k_out_of_range():
     with pytest.raises(ValueError, match=r"\[0, 4\]"):
         selection.random_mask([2, 2], 5, stateless_seed("test", 0))
+
+
+@pytest.fixture
+def deterministic_ops():
+    from tensorflow.python.framework import config
+
+    tf.config.experimental.enable_op_determinism()
+    yield
+    config.disable_op_determinism()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_where_ops_must_be_deterministic_counts_leave_the_gpu(mode, deterministic_ops):
+    # Of which there is none here: TensorFlow is asked where it would count.
+    def select(scores, k):
+        return selection.top_k_mask(scores, k)
+
+    scores = np.random.RandomState(0).randint(0, 9, SHAPE).astype(np.float32)
+    chosen = in_mode(mode, select)(tf.constant(scores), tf.constant(5))
+    np.testing.assert_array_equal(chosen, expected_mask(scores, 5))
+    graph = tf.function(select).get_concrete_function(scores, tf.constant(5)).graph
+    counts = [op for op in graph.get_operations() if op.type == "DenseBincount"]
+    assert len(counts) == 3 and all("CPU:0" in op.device for op in counts)

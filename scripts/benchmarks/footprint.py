@@ -1,5 +1,6 @@
 """What the package costs beside time: memory, and what its import imports."""
 
+import ctypes
 import gc
 import math
 import resource
@@ -25,7 +26,7 @@ METHODS = {
 }
 
 
-def measure_memory(method, steps=800):
+def measure_memory(method, steps=600):
     """Trains an MLP of 784-2048-2048-10 and looks at the memory; in a fresh process.
 
     Args:
@@ -35,7 +36,7 @@ def measure_memory(method, steps=800):
     Returns:
       A dict of the number of "weights" in kernels; "variables", bytes of all variables
       that exist while it trains; "peak", bytes of the process at most; "growth", bytes
-      by which it grew in the second half of the steps.
+      that are allocated after the second half of the steps and were not before it.
     """
     model = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=(WIDTH, WIDTH))
     weights = sum(math.prod(each.variable.shape) for each in find_kernels(model))
@@ -48,7 +49,7 @@ def measure_memory(method, steps=800):
         keras.optimizers.SGD(0.001, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    watch = _Memory(steps // 2)
+    watch = _Memory(steps // 2, steps - 1)
     x = np.random.RandomState(0).rand(BATCH_SIZE, 28, 28, 1).astype(np.float32)
     batch = x, np.arange(BATCH_SIZE) % 10
     data = tf.data.Dataset.from_tensors(batch).repeat()
@@ -58,22 +59,24 @@ def measure_memory(method, steps=800):
         "weights": weights,
         "variables": watch.variables,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "growth": _resident() - watch.resident,
+        "growth": watch.at_end - watch.at_half,
     }
 
 
 class _Memory(keras.callbacks.Callback):
-    """Looks at the memory once, after some steps."""
+    """Looks at the memory before two steps."""
 
-    def __init__(self, after):
+    def __init__(self, half, end):
         super().__init__()
-        self._after = after
-        self.variables = self.resident = 0
+        self._half, self._end = half, end
+        self.variables = self.at_half = self.at_end = 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch == self._after:
+        if batch == self._half:
             self.variables = _bytes_of_variables()
-            self.resident = _resident()
+            self.at_half = _allocated()
+        elif batch == self._end:
+            self.at_end = _allocated()
 
 
 def _bytes_of_variables():
@@ -85,10 +88,23 @@ def _bytes_of_variables():
     return sum(found.values())
 
 
-def _resident():
-    """Bytes of memory that the process holds now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+class _Allocations(ctypes.Structure):
+    """What `mallinfo2` of the GNU C library returns."""
+
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks")),
+        *((name, ctypes.c_size_t) for name in ("hblkhd", "usmblks", "fsmblks")),
+        *((name, ctypes.c_size_t) for name in ("uordblks", "fordblks", "keepcost")),
+    )
+
+
+def _allocated():
+    """Bytes that are allocated now; what the process holds moves by whole arenas."""
+    gc.collect()
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Allocations
+    found = mallinfo()
+    return found.uordblks + found.hblkhd
 
 
 # The first line is what every user of the package has imported anyway.
@@ -103,7 +119,7 @@ print(seconds, *sorted(names))
 """
 
 
-def measure_import(rounds=7):
+def measure_import(rounds=5):
     """Times `import rigl_keras` after TensorFlow and Keras, in fresh processes.
 
     Returns:
