@@ -40,7 +40,8 @@ class MaskUpdater:
 
     `name` is what the command line and errors call the algorithm; `needs_gradient`
     says whether `KernelState.gradient` is there; `gradient_decay` that it is a moving
-    average over the training steps, with this share of the old average in each.
+    average over the training steps, with this share of the old average in each;
+    `suits_xla` that XLA may compile its updates, where it compiles the training step.
 
     Args:
       drop_noise: float >= 0, standard deviation of the normal noise that is added to
@@ -50,9 +51,13 @@ class MaskUpdater:
     name = ""
     needs_gradient = False
     gradient_decay = 0.0
+    suits_xla = False
 
     def __init__(self, drop_noise=0.0):
         self._drop_noise = check_not_negative("drop_noise", drop_noise)
+        if self._drop_noise > 0:
+            # XLA's normal numbers are others than TensorFlow's, and so the masks.
+            self.suits_xla = False
 
     def drop_scores(self, state):
         """Scores of the existing connections; the lowest are dropped.
@@ -116,6 +121,7 @@ class SET(MaskUpdater):
     """
 
     name = "set"
+    suits_xla = True
 
     def grow_scores(self, state):
         """Random integers, independent for each kernel and update."""
@@ -137,6 +143,7 @@ class RigL(MaskUpdater):
 
     name = "rigl"
     needs_gradient = True
+    suits_xla = True
 
     def grow_scores(self, state):
         """Magnitudes of the dense gradient."""
@@ -173,8 +180,8 @@ ALGORITHMS = {updater.name: updater for updater in (SET, RigL, RigLInverted, SNF
 class Pruner:
     """Removes the connections that matter least, of each kernel or of all together.
 
-    `name`, `needs_gradient` and `needs_hessian_gradient` are as for `MaskUpdater`, the
-    latter saying whether `KernelState.hessian_gradient` is there.
+    `name`, `needs_gradient` and `suits_xla` are as for `MaskUpdater`;
+    `needs_hessian_gradient` says whether `KernelState.hessian_gradient` is there.
 
     Args:
       ranking: "layer" leaves every kernel the same share of its connections; "global"
@@ -187,6 +194,7 @@ class Pruner:
     name = ""
     needs_gradient = False
     needs_hessian_gradient = False
+    suits_xla = False
 
     def __init__(self, ranking="layer"):
         if ranking not in RANKINGS:
@@ -237,6 +245,7 @@ class Magnitude(Pruner):
     """
 
     name = "magnitude"
+    suits_xla = True
 
     def keep_scores(self, state):
         """Magnitudes of the weights."""

@@ -89,7 +89,9 @@ def parts():
         }
     updates = {
         "updates": selections.measure_updates([2048, 4096], sorts_up_to=2048, rounds=2),
-        "updates/xla": selections.measure_updates([2048], jit_compile=True, rounds=1),
+        "updates/xla": selections.measure_updates(
+            [2048, 4096], jit_compile=True, rounds=1
+        ),
     }
     run = {"total": 20.0, "parts": {"training steps": 12.0, "tests": 3.0}}
     return {
@@ -157,6 +159,12 @@ def test_faster_than_asked_is_met(parts):
     assert verdict({"radix": [1.0] * 6, "top_k": [6.0] * 6}) == "met"
     assert verdict({"radix": [1.0] * 6, "top_k": [4.0] * 6}) == "missed"
     assert verdict({"radix": [1.0] * 6, "top_k": [4.0, 6.0] * 3}) == "undecided"
+
+
+def test_the_exponent_of_a_power_is_found():
+    sizes = [1, 2, 4, 8]
+    times = [3 * size**1.5 for size in sizes]
+    assert page.exponent(sizes, times) == pytest.approx(1.5)
 
 
 def test_memory_beyond_dense_is_that_of_masks_and_gradients():

@@ -173,8 +173,10 @@ def test_an_update_by_a_fixed_batch_suits_every_device_too():
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 
 
-class OnHost(rigl_keras.mask_updaters.SET):
+class OnHost(rigl_keras.mask_updaters.MaskUpdater):
     """Draws its scores in Python, where XLA cannot follow."""
+
+    name = "on_host"
 
     def grow_scores(self, state):
         shape = state.weights.shape
@@ -182,16 +184,34 @@ class OnHost(rigl_keras.mask_updaters.SET):
         return tf.ensure_shape(scores, shape)
 
 
+@pytest.mark.parametrize("suits_xla", [False, True])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_updates_are_compiled_where_the_training_step_is(jit_compile, monkeypatch):
+def test_updates_that_suit_xla_are_compiled_where_the_training_step_is(
+    jit_compile, suits_xla, monkeypatch
+):
     monkeypatch.setattr(SET, "updater", OnHost)
+    monkeypatch.setattr(OnHost, "suits_xla", suits_xla)
     model, callback = compiled("lenet5", jit_compile), tiny.forever(SET, 4, 0.3)
     callback.prepare(model)
-    if not jit_compile:
+    if not (jit_compile and suits_xla):
         assert callback.attachment.update(4, 0.3) is None
         return
     with pytest.raises(tf.errors.InvalidArgumentError, match="PyFunc"):
         callback.attachment.update(4, 0.3)
+
+
+@pytest.mark.parametrize("drop_noise", [0.0, 0.1])
+def test_a_compiled_model_gets_the_masks_of_another(drop_noise):
+    masks = []
+    for jit_compile in (False, True):
+        model = compiled("lenet5", jit_compile)
+        start = rigl_keras.get_masks(model)
+        callback = tiny.forever(SET, 4, 0.3, drop_noise=drop_noise)
+        callback.prepare(model)
+        assert callback.attachment.update(4, 0.3) is None
+        masks.append(rigl_keras.get_masks(model))
+        assert share_changed(start, masks[-1]) > 0.05
+    tiny.assert_same_masks(*masks)
 
 
 # The checks, and what they find

@@ -1,5 +1,6 @@
 """The tables and the figure of docs/performance.md, from what was measured."""
 
+import numpy as np
 from mnist_tables import write_sections
 
 from benchmarks.setups import SETUPS
@@ -13,6 +14,7 @@ BYTES_BEYOND_DENSE = {"static": 1, "SET": 1, "RigL": 5}
 # What `import rigl_keras` must leave to those who need it.
 OPTIONAL = {"tensorflow_model_optimization", "tensorflow_datasets", "gin"}
 OPTIONAL |= {"matplotlib", "sklearn"}
+EXPONENT_LIMIT = 1.05
 GROWTH_LIMIT = 2**16  # bytes: what Python's own objects move by
 
 
@@ -82,6 +84,11 @@ def target_rows(parts):
         verdict = {"met": "missed", "missed": "met"}
         found = speed_up.meets(limit)
         rows.append([what, f"≥ {limit}", _text(speed_up, 1), verdict.get(found, found)])
+    for part in _update_parts(parts):
+        p = exponent(part["sizes"], part["radix"])
+        what = f"exponent p of an update's time ~ weights^p, {_mode(part)}"
+        verdict = "met" if p <= EXPONENT_LIMIT else "missed"
+        rows.append([what, "1 (linear)", f"{p:.2f}", verdict])
     if "initialization" in parts:
         seconds = estimate(parts["initialization"]["seconds"])
         what = "`unit_scaled_init`, VGG-16, 80 % sparse"
@@ -96,6 +103,17 @@ def target_rows(parts):
     if "import" in parts:
         rows += _import_targets(parts["import"])
     return rows
+
+
+def _update_parts(parts):
+    return [parts[name] for name in ("updates", "updates/xla") if name in parts]
+
+
+def exponent(sizes, times):
+    """The p of times that go as sizes**p, by least squares of the logarithms."""
+    if len(sizes) < 2:
+        return float("nan")
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
 def _at_most(what, value, limit, unit="", digits=2):
@@ -246,7 +264,7 @@ def selection_rows(parts):
 def update_rows(parts):
     """Milliseconds a million weights of RigL's choice of masks, by size."""
     rows = [["weights", "", "radix, ms a million", "sorting, ms a million"]]
-    for part in (parts[name] for name in ("updates", "updates/xla") if name in parts):
+    for part in _update_parts(parts):
         sorting = part["sorting"] + [None] * len(part["sizes"])
         for size, radix, other in zip(
             part["sizes"], part["radix"], sorting, strict=False
@@ -304,10 +322,8 @@ def draw(parts, path):
 
     with style.figure(path, width=6, height=4) as (axis,):
         for index, way in enumerate(("radix", "sorting")):
-            for name, marker in (("updates", "o-"), ("updates/xla", "s--")):
-                if name not in parts:
-                    continue
-                part = parts[name]
+            for part in _update_parts(parts):
+                marker = "s--" if part["jit_compile"] else "o-"
                 sizes = part["sizes"][: len(part[way])]
                 label = f"{way}, {_mode(part)}"
                 color = style.line(index)["color"]

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.turns import estimate, seconds, take_turns
+from benchmarks.turns import seconds, take_turns
 from rigl_keras import mask_updaters
 from rigl_keras.mask_updaters import KernelState
 from rigl_keras.selection import top_k_mask
@@ -123,9 +123,3 @@ def _update(state, selection, jit_compile):
 
     update = tf.function(update, autograph=False, jit_compile=jit_compile)
     return functools.partial(update, state.weights, state.mask, state.gradient)
-
-
-def linearity(sizes, times):
-    """Seconds a million weights at each size, as an `Estimate`."""
-    pairs = zip(sizes, times, strict=True)
-    return estimate([1e6 * time / size for size, time in pairs])
