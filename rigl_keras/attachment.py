@@ -56,6 +56,9 @@ class Attachment:
         self._updater = updater
         self._seed = seed
         self._strategy = compat.strategy_of(model)
+        # The gradients on `grow_data` would come out with other rounding errors.
+        self._suits_xla = grow_data is None and _suits_xla(updater)
+        self._uses_xla = self._suits_xla and _is_compiled(model)
         variables = list(model.trainable_variables)
         trainable = {id(variable) for variable in variables}
         # Frozen kernels are masked but never updated; indices count all kernels, so
@@ -89,7 +92,7 @@ class Attachment:
             )
             # Autograph has nothing to convert here, and takes a second to find out.
             self._compiled_update = tf.function(
-                self._update, autograph=False, jit_compile=_uses_xla(model, updater)
+                self._update, autograph=False, jit_compile=self._uses_xla
             )
             self._compiled_count = tf.function(self._count_active, autograph=False)
 
@@ -98,6 +101,7 @@ class Attachment:
         return (
             self.model is model
             and self.optimizer is optimizer
+            and self._uses_xla == (self._suits_xla and _is_compiled(model))
             and [id(each.kernel) for each in sparse_kernels(model)]
             == [id(each.kernel) for each in self._kernels]
             and {id(each) for each in model.trainable_variables} == self._trainable
@@ -262,14 +266,21 @@ def _check_model(model, optimizer, kernels):
         )
 
 
-def _uses_xla(model, updater):
-    """True where XLA compiles the training step and can compile an update too.
+def _suits_xla(updater):
+    """True where the algorithm's own class says so: a subclass has other scores."""
+    return vars(type(updater)).get("suits_xla", False) and updater.suits_xla
 
-    That takes seconds once, and a third less time at each update.
+
+def _is_compiled(model):
+    """True where XLA compiles the training step, on one device.
+
+    It can then compile an update too, which takes seconds once, and a third less time
+    at each update.
     """
     is_alone = compat.strategy_of(model).num_replicas_in_sync == 1
-    is_compiled = bool(getattr(model, "jit_compile", False))
-    return is_alone and is_compiled and getattr(updater, "suits_xla", False)
+    # Models that are not compiled for `fit` would have Keras 3 make up an answer.
+    is_known = getattr(model, "optimizer", None) is not None
+    return is_alone and is_known and bool(getattr(model, "jit_compile", False))
 
 
 def _is_finite(state):

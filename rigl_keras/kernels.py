@@ -245,11 +245,11 @@ def masked(values, mask):
 
 
 def masked_in_step(values, mask):
-    """The same for weights and gradients in a training step, in two thirds of the time.
+    """`masked` for weights and gradients in a training step, in two thirds of the time.
 
-    Subnormal numbers may become 0, as they do in an optimizer's arithmetic. Of the
-    operations that stop NaN too it is the fastest, since a step without XLA is bound by
-    memory: docs/performance.md. XLA makes the same of both.
+    Subnormal numbers may become 0, as they do in an optimizer's arithmetic. A step
+    without XLA is bound by memory, and of the operations that stop NaN this one moves
+    the least: docs/performance.md.
     """
     values = tf.convert_to_tensor(values)
     return tf.math.multiply_no_nan(values, tf.cast(read_mask(mask), values.dtype))

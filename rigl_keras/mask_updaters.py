@@ -41,7 +41,8 @@ class MaskUpdater:
     `name` is what the command line and errors call the algorithm; `needs_gradient`
     says whether `KernelState.gradient` is there; `gradient_decay` that it is a moving
     average over the training steps, with this share of the old average in each;
-    `suits_xla` that XLA may compile its updates, where it compiles the training step.
+    `suits_xla` that XLA may compile its updates, where it compiles the training step:
+    each class says it for itself.
 
     Args:
       drop_noise: float >= 0, standard deviation of the normal noise that is added to
@@ -157,6 +158,7 @@ class RigLInverted(RigL):
     """
 
     name = "rigl_inverted"
+    suits_xla = True
 
     def grow_scores(self, state):
         """Negated magnitudes of the dense gradient."""
@@ -171,6 +173,7 @@ class SNFS(RigL):
     """
 
     name = "snfs"
+    suits_xla = True
     gradient_decay = 0.9
 
 

@@ -2,14 +2,15 @@
 
 Floating-point numbers order like their bit patterns, so the k-th largest score is found
 digit by digit from the top: each round counts how often each value of a digit of eleven
-bits occurs among the scores that share the digits found so far. Scores of 32 bits need
-three passes over memory, with static shapes; a sort takes ten times as long, and
-`tf.math.top_k` needs k before compilation. See docs/performance.md.
+bits occurs among the scores that share the digits found so far. Scores of 32 bits are
+counted three times, with static shapes. A sort takes several times as long, and
+`tf.math.top_k` needs k before compilation: docs/performance.md compares them.
 
 On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
 run on the host.
 """
 
+import contextlib
 import operator
 
 import tensorflow as tf
@@ -89,10 +90,10 @@ def top_k_mask(scores, k, where=None):
         # The lowest integer is a score like any other: the ties tell the two apart.
         keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
 
-    threshold, ties, missing = _kth_largest(keys, k, bits)
+    threshold, tie_count, missing = _kth_largest(keys, k, bits)
     # Telling ties apart costs as much as all the rest, and mostly there are none.
     chosen = tf.cond(
-        ties == missing,
+        tie_count == missing,
         lambda: keys >= threshold,
         lambda: (keys > threshold) | _first_ties(keys == threshold, missing, where),
     )
@@ -183,31 +184,31 @@ def _kth_largest(keys, k, bits):
     Returns:
       The key; how many keys equal it; and how many of those are among the k largest.
     """
-    lowest = tf.constant(_lowest(bits), keys.dtype)
     unsigned = _UNSIGNED[keys.dtype]
+    lowest = tf.bitcast(tf.constant(_lowest(bits), keys.dtype), unsigned)
     # The distance from the lowest integer orders as the key does. Differences wrap
-    # around: what lies below a digit's first key comes out above all others.
-    distances = tf.bitcast(keys - lowest, unsigned)
-    first = tf.zeros([], unsigned)  # the smallest distance with the digits found
-    ties, bits_left = None, bits
+    # around: what lies below the smallest comes out above all others.
+    distances = tf.bitcast(keys, unsigned) - lowest
+    smallest = tf.zeros([], unsigned)  # of the distances with the digits found
+    tie_count, bits_left = None, bits
     while bits_left:
         width = min(_DIGIT_BITS, bits_left)
         bits_left -= width
-        counts = _digit_counts(distances - first, width, bits_left)
+        counts = _digit_counts(distances - smallest, width, bits_left)
         from_digit_on = tf.cumsum(counts, reverse=True)
         digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
         # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never ends compiling.
-        ties = tf.gather(counts, digit)
-        k -= tf.gather(from_digit_on, digit) - ties
-        first += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
-    return tf.bitcast(first, keys.dtype) + lowest, ties, k
+        tie_count = tf.gather(counts, digit)
+        k -= tf.gather(from_digit_on, digit) - tie_count
+        smallest += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
+    return tf.bitcast(smallest + lowest, keys.dtype), tie_count, k
 
 
 def _digit_counts(values, width, shift):
     """How often each digit, the bits from `shift` on, occurs in values of such digits.
 
     Args:
-      values: unsigned integers; those with more bits are left out.
+      values: unsigned integers; those of 2**(shift + width) and more do not count.
       width: bits of a digit.
       shift: bits below it.
 
@@ -219,7 +220,8 @@ def _digit_counts(values, width, shift):
     digits = tf.minimum(digits, tf.constant(size, values.dtype))
     # Sums of integers are the same in any order, but where only deterministic
     # operations are allowed TensorFlow refuses this one on a GPU.
-    with tf.device("CPU:0" if compat.needs_deterministic_ops() else None):
+    needs_host = compat.needs_deterministic_ops()
+    with tf.device("CPU:0") if needs_host else contextlib.nullcontext():
         # `tf.math.bincount` is this operation after some that XLA refuses.
         counts = tf.raw_ops.DenseBincount(
             input=tf.cast(digits, tf.int32),

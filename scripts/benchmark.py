@@ -69,7 +69,7 @@ def _command_line(config, kind="default"):
 
 
 _BESIDE_TFMOT = ["dense", "static", "SET", "RigL", "RigL, always updating"]
-_BESIDE_TFMOT += ["TFMOT, every 100", "TFMOT, every 1"]
+_BESIDE_TFMOT += ["TFMOT", "TFMOT, always updating"]
 
 PARTS = {
     "steps/lenet5": _steps("lenet5", "quick"),
@@ -128,13 +128,16 @@ def run(part, changes):
       changes: dict of arguments that are others than the part's.
 
     Returns:
-      What its function returns, with the seconds that it took.
+      What its function returns, with the seconds that it took, the arguments, and the
+      versions, revision and machine.
     """
     arguments = {**part.arguments, **changes}
     began = time.time()
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(SCRIPTS), str(ROOT), *os.environ.get("PYTHONPATH", "").split(":")]
+        ),
         "BENCHMARK_STARTED": str(began),
     }
     environment.pop("TF_USE_LEGACY_KERAS", None)
@@ -151,17 +154,29 @@ def run(part, changes):
             text=True,
         )
         measured = results.read_json(path)
-    return {**measured, "seconds_in_all": time.time() - began}
+    return {
+        **measured,
+        "seconds_in_all": time.time() - began,
+        "arguments": arguments,
+        "environment": results.environment(),
+    }
 
 
 def chosen(kind, pattern, known):
-    """The names of the parts to measure."""
+    """The names of the parts to measure.
+
+    Args:
+      kind: "quick", "default" or "full".
+      pattern: glob pattern on the names.
+      known: names of those that need not be measured.
+    """
     kinds = _KINDS[: _KINDS.index(kind) + 1]
     return [
         name
         for name, part in PARTS.items()
-        if part.kind in kinds and fnmatch.fnmatchcase(name, pattern)
-        if name not in known
+        if part.kind in kinds
+        and fnmatch.fnmatchcase(name, pattern)
+        and name not in known
     ]
 
 
@@ -174,7 +189,11 @@ def _changes(part, args):
 
 
 def main():
-    """Measures, and writes numbers, tables and figure."""
+    """Measures, and writes numbers, tables and figure.
+
+    Returns:
+      The exit code: 1 when a part failed.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         epilog=__doc__[__doc__.index("Example:") :],
@@ -186,20 +205,24 @@ def main():
     parser.add_argument("--only", default="*", help="glob pattern of parts to measure")
     parser.add_argument("--keep", action="store_true", help="measure what is missing")
     parser.add_argument(
-        "--rounds", type=int, help="turns of each training, not its own"
+        "--rounds", type=int, help="turns of each training, in place of its own number"
     )
     parser.add_argument(
         "--output", type=Path, help="folder; docs/ of this clone if not"
     )
     args = parser.parse_args()
+    if args.rounds is not None and args.rounds < 1:
+        parser.error(f"--rounds must be 1 or more, got {args.rounds}.")
     kind = "quick" if args.quick else "full" if args.full else "default"
     output = args.output or (ROOT / "docs" if not args.quick else Path("benchmark"))
     record = output / "results" / "performance" / "benchmark.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     parts = (results.read_json(record) or {}).get("parts", {})
-    names = chosen(kind, args.only, parts if args.keep else ())
+    if not chosen(kind, args.only, ()):
+        parser.error(f"--only={args.only!r} matches none of {chosen(kind, '*', ())}.")
+    names, failed = chosen(kind, args.only, parts if args.keep else ()), []
     if not names:
-        print("Nothing to measure: all is there, or --only matches no part.")
+        print("Nothing to measure: all is there.")
     for index, name in enumerate(names, start=1):
         print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
         try:
@@ -207,12 +230,15 @@ def main():
         except subprocess.CalledProcessError as error:
             # Such as a run on MNIST where TFDS has none: the others go on.
             print(f"failed:\n{error.stderr[-1000:]}", flush=True)
+            failed.append(name)
             continue
         print(f"{parts[name]['seconds_in_all']:.0f} s", flush=True)
-        found = {**results.environment(), "cores": os.cpu_count(), "parts": parts}
-        results.write_json(record, found)
+        results.write_json(record, {"parts": parts})
     print(page.write(output, parts))
+    if failed:
+        print(f"benchmark.py: failed: {failed}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ from benchmarks import command_line, footprint, page, selections, setups, traini
 from benchmarks.turns import Estimate, estimate, ratios, take_turns
 
 from rigl_keras import networks, results
+from rigl_keras.attachment import Attachment
 
 pytestmark = pytest.mark.one_keras
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.one_keras
 )
 def test_the_median_has_the_interval_of_the_tables(values, first, last):
     shuffled = np.random.RandomState(0).permutation(np.arange(1, values + 1))
-    assert estimate(shuffled.tolist()) == ((values + 1) / 2, first, last)
+    assert estimate(shuffled.tolist()) == ((values + 1) / 2, first, last, values)
 
 
 @pytest.mark.parametrize(
@@ -32,19 +33,30 @@ def test_the_median_has_the_interval_of_the_tables(values, first, last):
     [(0.9, 1.0, "met"), (0.9, 1.01, "undecided"), (1.01, 1.2, "missed")],
 )
 def test_a_limit_within_the_interval_is_undecided(low, high, verdict):
-    assert Estimate(1.0, low, high).meets(1.0) == verdict
+    assert Estimate(1.0, low, high, 6).meets(1.0) == verdict
+    opposite = {"met": "missed", "missed": "met"}
+    # A limit at the interval's end is met from either side.
+    if high != 1.0:
+        turned = Estimate(1.0, low, high, 6).exceeds(1.0)
+        assert turned == opposite.get(verdict, verdict)
+
+
+def test_few_rounds_are_told():
+    assert Estimate(1.0, 0.9, 1.0, 5).meets(1.0) == "met (5 rounds)"
+    assert Estimate(1.0, 1.0, 1.0, 1).meets(0.5) == "missed (1 round)"
 
 
 def test_ratios_are_of_the_same_round():
     # The machine was ten times slower in the second round: that is no difference.
-    assert ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 2.0)
+    assert ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 2.0, 3)
 
 
-def test_contestants_take_turns_and_each_begins_as_often():
+def test_contestants_take_turns_in_changing_orders():
     order = []
     contestants = {name: lambda name=name: order.append(name) or name for name in "abc"}
-    assert take_turns(contestants, 3) == {name: [name] * 3 for name in "abc"}
-    assert "".join(order) == "abcbcacab"
+    assert take_turns(contestants, 60) == {name: [name] * 60 for name in "abc"}
+    rounds = ["".join(order[i : i + 3]) for i in range(0, 180, 3)]
+    assert set(rounds) == {"abc", "acb", "bac", "bca", "cab", "cba"}
 
 
 @pytest.mark.parametrize("is_quick", [False, True])
@@ -68,16 +80,14 @@ def test_what_is_there_is_not_measured_again_and_kinds_hold_each_other():
     assert benchmark.chosen("default", "selection/1*", known) == ["selection/1/xla"]
 
 
+def _small_mlp(shape, classes):
+    return networks.build("mlp", shape, classes, hidden_sizes=(8,))
+
+
 @pytest.fixture(scope="module")
 def parts():
     """What the parts measure, small; the setups' and the runs' sizes alone differ."""
-    small = setups.Setup(
-        "lenet5",
-        lambda shape, classes: networks.build("mlp", shape, classes, hidden_sizes=(8,)),
-        (4, 4, 1),
-        batch_size=4,
-        steps=2,
-    )
+    small = setups.Setup("lenet5", _small_mlp, (4, 4, 1), batch_size=4, steps=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(setups.SETUPS, "lenet5", small)
         patch.setattr(footprint, "WIDTH", 16)
@@ -107,7 +117,7 @@ def parts():
     }
 
 
-def test_every_contestant_is_timed_and_only_one_updates(parts):
+def test_every_contestant_is_timed_and_its_updates_too(parts):
     part = parts["steps/lenet5"]
     names = ["dense", "static", "SET", "RigL", "RigL, always updating"]
     for key in ("wall", "cpu"):
@@ -115,7 +125,19 @@ def test_every_contestant_is_timed_and_only_one_updates(parts):
         assert all(len(times) == 2 and min(times) > 0 for times in part[key].values())
     updates = {name: np.median(times) for name, times in part["update"].items()}
     assert updates["dense"] == updates["static"] == 0
-    assert updates["RigL, always updating"] > 10 * updates["RigL"] > 0
+    assert updates["RigL, always updating"] > 0 and updates["RigL"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "updates"), [("RigL", 0), ("SET", 0), ("RigL, always updating", 3)]
+)
+def test_masks_are_updated_in_every_step_or_in_none(name, updates, monkeypatch):
+    small = setups.Setup("small", _small_mlp, (4, 4, 1), 4, steps=2, warm_up=1)
+    contestant = trainings._contestants(small, jit_compile=False)[name]()
+    steps = []
+    monkeypatch.setattr(Attachment, "update", lambda *args: steps.append(args))
+    contestant.turn()
+    assert len(steps) == updates
 
 
 def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
@@ -125,7 +147,7 @@ def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
         "wall": {"RigL, always updating": [3.0, 3.0, 3.0]},
         "update": {"RigL, always updating": [1.0, 2.0, 1.0]},
     }
-    assert page.update_to_step(part) == pytest.approx((0.5, 0.5, 2.0))
+    assert page.update_to_step(part) == pytest.approx((0.5, 0.5, 2.0, 3))
 
 
 def test_the_tables_say_what_was_measured(parts, tmp_path):
@@ -140,10 +162,13 @@ def test_the_tables_say_what_was_measured(parts, tmp_path):
         cells[0].strip(): [cell.strip() for cell in cells[1:]]
         for cells in (row.strip("| ").split("|") for row in targets.splitlines())
     }
-    assert rows["command line, RigL: outside the steps"][1:] == ["40%", "missed"]
+    assert rows["command line, RigL: outside the steps"][1:] == [
+        "40%",
+        "missed (1 round)",
+    ]
     assert rows["optional packages that it imports"][1:] == ["gin", "missed"]
-    assert rows["`import rigl_keras`"][1:] == ["0.15 (0.10–0.20) s", "met"]
-    assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][-1] == "met"
+    assert rows["`import rigl_keras`"][1:] == ["0.15 (0.10–0.20) s", "met (2 rounds)"]
+    assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][-1] == "met (2 rounds)"
     figure = tmp_path / "results" / "performance" / "updates.png"
     assert figure.read_bytes()[:4] == b"\x89PNG"
     page.write(tmp_path, parts)
@@ -178,6 +203,18 @@ def test_all_variables_that_exist_are_counted():
     kept = tf.Variable(np.zeros((1000, 1000), np.float32)), tf.Variable([True] * 1000)
     assert footprint._bytes_of_variables() - before == 4_001_000
     assert len(kept) == 2
+
+
+def test_what_is_allocated_is_seen():
+    before = footprint._allocated()
+    kept = np.zeros(10_000_000, np.uint8)
+    assert footprint._allocated() - before == pytest.approx(kept.nbytes, rel=0.01)
+
+
+def test_masks_cost_a_byte_a_weight_and_rigl_four_more(parts):
+    memory = page._below("memory/", parts)
+    assert page.beyond_dense(memory, "static") == pytest.approx(1, abs=0.01)
+    assert page.beyond_dense(memory, "RigL") == pytest.approx(5, abs=0.01)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -215,10 +252,26 @@ def test_times_of_the_command_line_leave_out_what_they_hold(monkeypatch):
 def test_the_command_writes_its_numbers_and_goes_on(tmp_path, monkeypatch, capsys):
     arguments = ["benchmark.py", "--quick", "--output", str(tmp_path), "--keep"]
     monkeypatch.setattr("sys.argv", [*arguments, "--only", "import"])
-    benchmark.main()
+    assert benchmark.main() == 0
     record = results.read_json(tmp_path / "results" / "performance" / "benchmark.json")
-    assert len(record["parts"]["import"]["seconds"]) == 3
-    assert not page.OPTIONAL & set(record["parts"]["import"]["modules"])
-    assert "versions" in record and "git_revision" in record
+    part = record["parts"]["import"]
+    assert len(part["seconds"]) == 3 and part["arguments"] == {"rounds": 3}
+    assert not page.OPTIONAL & set(part["modules"])
+    assert {"versions", "git_revision", "machine"} <= set(part["environment"])
     benchmark.main()
     assert "Nothing to measure" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_is_told(tmp_path, monkeypatch, capsys):
+    broken = benchmark.Part("footprint:measure_memory", {"method": "none"}, "quick")
+    monkeypatch.setattr(benchmark, "PARTS", {"broken": broken})
+    arguments = ["benchmark.py", "--quick", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert benchmark.main() == 1
+    assert "KeyError: 'none'" in capsys.readouterr().out
+    for wrong in (["--rounds", "0"], ["--only", "nothing"]):
+        monkeypatch.setattr("sys.argv", [*arguments, *wrong])
+        with pytest.raises(SystemExit):
+            benchmark.main()
+        assert wrong[0] in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import kernels
@@ -123,3 +124,17 @@ def test_own_weights_leaves_out_those_of_sublayers():
 
 def test_join_leaves_out_empty_names():
     assert kernels.join("", "a", "", "b") == "a/b"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("mask_dtype", [tf.bool, tf.float32])
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+def test_masks_in_a_step_stop_whatever_stood_there(dtype, mask_dtype, jit_compile):
+    function = kernels.masked_in_step
+    if jit_compile is not None:
+        function = tf.function(function, jit_compile=jit_compile)
+    values = tf.constant([[1.5, np.nan, -np.inf, -2.0, np.nan, -3.0]], dtype)
+    mask = tf.cast([[1, 0, 0, 0, 1, 1]], mask_dtype)
+    result = tf.cast(function(values, mask), tf.float32).numpy()
+    np.testing.assert_array_equal(result, [[1.5, 0, 0, 0, np.nan, -3.0]])
+    assert not np.signbit(result[0, 1:4]).any()

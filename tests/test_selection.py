@@ -249,19 +249,34 @@ def deterministic_ops():
     from tensorflow.python.framework import config
 
     tf.config.experimental.enable_op_determinism()
-    yield
-    config.disable_op_determinism()
+    try:
+        yield
+    finally:
+        config.disable_op_determinism()
+
+
+def devices_of_counts():
+    @tf.function(autograph=False)
+    def select(scores):
+        with tf.device("CPU:1"):
+            return selection.top_k_mask(scores, 5)
+
+    graph = select.get_concrete_function(tf.zeros(SHAPE)).graph
+    return {op.device[-5:] for op in graph.get_operations() if "Bincount" in op.type}
+
+
+def test_counts_stay_on_their_device_unless_ops_must_be_deterministic(request):
+    assert devices_of_counts() == {"CPU:1"}
+    request.getfixturevalue("deterministic_ops")
+    # There is no GPU here: TensorFlow is asked where it would count.
+    assert devices_of_counts() == {"CPU:0"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_where_ops_must_be_deterministic_counts_leave_the_gpu(mode, deterministic_ops):
-    # Of which there is none here: TensorFlow is asked where it would count.
+def test_where_ops_must_be_deterministic_masks_are_the_same(mode, deterministic_ops):
     def select(scores, k):
         return selection.top_k_mask(scores, k)
 
     scores = np.random.RandomState(0).randint(0, 9, SHAPE).astype(np.float32)
     chosen = in_mode(mode, select)(tf.constant(scores), tf.constant(5))
     np.testing.assert_array_equal(chosen, expected_mask(scores, 5))
-    graph = tf.function(select).get_concrete_function(scores, tf.constant(5)).graph
-    counts = [op for op in graph.get_operations() if op.type == "DenseBincount"]
-    assert len(counts) == 3 and all("CPU:0" in op.device for op in counts)

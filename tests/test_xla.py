@@ -173,10 +173,8 @@ def test_an_update_by_a_fixed_batch_suits_every_device_too():
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 
 
-class OnHost(rigl_keras.mask_updaters.MaskUpdater):
-    """Draws its scores in Python, where XLA cannot follow."""
-
-    name = "on_host"
+class OnHost(rigl_keras.mask_updaters.SET):
+    """Draws its scores in Python, where XLA cannot follow; says nothing of it."""
 
     def grow_scores(self, state):
         shape = state.weights.shape
@@ -184,13 +182,14 @@ class OnHost(rigl_keras.mask_updaters.MaskUpdater):
         return tf.ensure_shape(scores, shape)
 
 
-@pytest.mark.parametrize("suits_xla", [False, True])
+@pytest.mark.parametrize("suits_xla", [None, False, True])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_updates_that_suit_xla_are_compiled_where_the_training_step_is(
     jit_compile, suits_xla, monkeypatch
 ):
     monkeypatch.setattr(SET, "updater", OnHost)
-    monkeypatch.setattr(OnHost, "suits_xla", suits_xla)
+    if suits_xla is not None:
+        monkeypatch.setattr(OnHost, "suits_xla", suits_xla, raising=False)
     model, callback = compiled("lenet5", jit_compile), tiny.forever(SET, 4, 0.3)
     callback.prepare(model)
     if not (jit_compile and suits_xla):
@@ -200,18 +199,36 @@ def test_updates_that_suit_xla_are_compiled_where_the_training_step_is(
         callback.attachment.update(4, 0.3)
 
 
-@pytest.mark.parametrize("drop_noise", [0.0, 0.1])
-def test_a_compiled_model_gets_the_masks_of_another(drop_noise):
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        (SET, {}),
+        (SET, {"drop_noise": 0.1}),
+        (RigL, {"grow_data": data("lenet5", BATCH)}),
+    ],
+)
+def test_a_compiled_model_gets_the_masks_of_another(algorithm, options):
     masks = []
     for jit_compile in (False, True):
         model = compiled("lenet5", jit_compile)
         start = rigl_keras.get_masks(model)
-        callback = tiny.forever(SET, 4, 0.3, drop_noise=drop_noise)
+        callback = tiny.forever(algorithm, 4, 0.3, **options)
         callback.prepare(model)
         assert callback.attachment.update(4, 0.3) is None
         masks.append(rigl_keras.get_masks(model))
         assert share_changed(start, masks[-1]) > 0.05
     tiny.assert_same_masks(*masks)
+
+
+def test_an_attachment_does_not_outlive_another_jit_compile():
+    model, callback = compiled("lenet5", True), tiny.forever(SET, 4, 0.3)
+    callback.prepare(model)
+    attachment = callback.attachment
+    callback.prepare(model)
+    assert callback.attachment is attachment
+    model.compile(model.optimizer, "mse", jit_compile=False)
+    callback.prepare(model)
+    assert callback.attachment is not attachment
 
 
 # The checks, and what they find

@@ -6,7 +6,6 @@ import math
 import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import tensorflow as tf
@@ -60,6 +59,7 @@ def measure_memory(method, steps=600):
         "variables": watch.variables,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "growth": watch.at_end - watch.at_half,
+        "growth_steps": steps - 1 - steps // 2,
     }
 
 
@@ -80,6 +80,7 @@ class _Memory(keras.callbacks.Callback):
 
 
 def _bytes_of_variables():
+    gc.collect()
     found = {
         id(each): each.shape.num_elements() * each.dtype.size
         for each in gc.get_objects()
@@ -99,7 +100,10 @@ class _Allocations(ctypes.Structure):
 
 
 def _allocated():
-    """Bytes that are allocated now; what the process holds moves by whole arenas."""
+    """Bytes that are allocated now; what the process holds moves by whole arenas.
+
+    By the GNU C library, from version 2.33 on.
+    """
     gc.collect()
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Allocations
@@ -119,8 +123,11 @@ print(seconds, *sorted(names))
 """
 
 
-def measure_import(rounds=5):
+def measure_import(rounds=6):
     """Times `import rigl_keras` after TensorFlow and Keras, in fresh processes.
+
+    Args:
+      rounds: int >= 1, how many processes.
 
     Returns:
       A dict of a list of "seconds" and the top-level "modules" that it imports.
@@ -132,5 +139,4 @@ def measure_import(rounds=5):
         ).stdout
         seconds, *modules = output.split()
         times.append(float(seconds))
-        time.sleep(0.1)
     return {"seconds": times, "modules": modules}

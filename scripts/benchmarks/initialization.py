@@ -12,8 +12,11 @@ from rigl_keras.selection import random_mask
 SPARSITY = 0.8
 
 
-def measure(rounds=5):
+def measure(rounds=6):
     """Times `unit_scaled_init` of all kernels of VGG-16.
+
+    Args:
+      rounds: int >= 1, how often.
 
     Returns:
       A dict with the number of "weights" and a list of "seconds".

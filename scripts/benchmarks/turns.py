@@ -6,6 +6,7 @@ has an interval.
 """
 
 import math
+import random
 import statistics
 import time
 from typing import NamedTuple
@@ -18,25 +19,40 @@ class Estimate(NamedTuple):
       median: of the values.
       low: the interval's lower end.
       high: its upper end.
+      rounds: how many values there were.
     """
 
     median: float
     low: float
     high: float
+    rounds: int
 
     def meets(self, limit):
-        """One of "met", "missed", and "undecided": the limit lies in the interval."""
-        if self.high <= limit:
-            return "met"
-        return "missed" if self.low > limit else "undecided"
+        """One of "met", "missed", and "undecided": the limit lies in the interval.
+
+        Of fewer than six rounds their number is added: the interval is not that sure.
+        """
+        verdict = "missed" if self.low > limit else "undecided"
+        return self.noted("met" if self.high <= limit else verdict)
+
+    def exceeds(self, limit):
+        """The same for a limit that is not to be fallen short of."""
+        verdict = "missed" if self.high < limit else "undecided"
+        return self.noted("met" if self.low >= limit else verdict)
+
+    def noted(self, verdict):
+        """A verdict with the number of rounds, where there were few."""
+        if self.rounds >= 6:
+            return verdict
+        return f"{verdict} ({self.rounds} round{'s' * (self.rounds > 1)})"
 
 
 def estimate(values):
     """The `Estimate` of a list of values.
 
-    The interval goes from one of the sorted values to another, whatever their
-    distribution is; of fewer than six values, the confidence of all together is less
-    than 95 %: 1 - 2 ** (1 - n).
+    The interval goes from one of the sorted values to another. It holds for independent
+    values of any distribution; of n < 6 values, from the least to the greatest, with a
+    confidence of 1 - 2 ** (1 - n) only.
     """
     values, outside = sorted(values), 0
     n = len(values)
@@ -44,7 +60,7 @@ def estimate(values):
     while 2 * sum(math.comb(n, i) for i in range(outside + 1)) <= 0.05 * 2**n:
         outside += 1
     first = max(0, outside - 1)
-    return Estimate(statistics.median(values), values[first], values[-1 - first])
+    return Estimate(statistics.median(values), values[first], values[-1 - first], n)
 
 
 def ratios(times, base):
@@ -53,7 +69,9 @@ def ratios(times, base):
 
 
 def take_turns(contestants, rounds):
-    """Has contestants act in turn; who begins changes from round to round.
+    """Has contestants act in turn, in another order in every round.
+
+    So that none always follows the same other one, whose traces it would find.
 
     Args:
       contestants: dict from names to functions without arguments.
@@ -62,11 +80,10 @@ def take_turns(contestants, rounds):
     Returns:
       A dict from names to lists of what the functions return, round by round.
     """
-    names = list(contestants)
-    found = {name: [] for name in names}
-    for index in range(rounds):
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
+    found = {name: [] for name in contestants}
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(list(contestants), len(contestants)):
             found[name].append(contestants[name]())
     return found
 
