@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.kernels import masked_in_step
+from rigl_keras.kernels import masked
 
 _NEVER = -1
 
@@ -111,7 +111,7 @@ class GradientHook:
         }
         self._keep(dense, batch, summed)
         return [
-            masked_in_step(dense[id(variable)], self._masks[id(variable)])
+            masked(dense[id(variable)], self._masks[id(variable)])
             if id(variable) in dense
             else gradient
             for gradient, variable in pairs

@@ -241,18 +241,8 @@ def _einsum_axes(equation):
 def masked(values, mask):
     """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
     values = tf.convert_to_tensor(values)
-    return tf.where(read_mask(mask), values, tf.zeros_like(values))
-
-
-def masked_in_step(values, mask):
-    """`masked` for weights and gradients in a training step, in two thirds of the time.
-
-    Subnormal numbers may become 0, as they do in an optimizer's arithmetic. A step
-    without XLA is bound by memory, and of the operations that stop NaN this one moves
-    the least: docs/performance.md.
-    """
-    values = tf.convert_to_tensor(values)
-    return tf.math.multiply_no_nan(values, tf.cast(read_mask(mask), values.dtype))
+    # One zero, since a step without XLA is bound by memory: docs/performance.md.
+    return tf.where(read_mask(mask), values, tf.zeros([], values.dtype))
 
 
 def read_mask(mask):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, kernels
-from rigl_keras.kernels import masked, masked_in_step
+from rigl_keras.kernels import masked
 from rigl_keras.tfmot_wrappers import pruned_weights
 
 
@@ -39,7 +39,7 @@ class MaskConstraint(keras.constraints.Constraint):
 
     def __call__(self, w):
         """Returns `w`, constrained, with zeros off the mask."""
-        return masked_in_step(w if self.inner is None else self.inner(w), self.mask)
+        return masked(w if self.inner is None else self.inner(w), self.mask)
 
 
 def sparse_kernels(model):

@@ -129,8 +129,8 @@ def test_join_leaves_out_empty_names():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("mask_dtype", [tf.bool, tf.float32])
 @pytest.mark.parametrize("jit_compile", [None, False, True])
-def test_masks_in_a_step_stop_whatever_stood_there(dtype, mask_dtype, jit_compile):
-    function = kernels.masked_in_step
+def test_masks_stop_whatever_stood_there(dtype, mask_dtype, jit_compile):
+    function = kernels.masked
     if jit_compile is not None:
         function = tf.function(function, jit_compile=jit_compile)
     values = tf.constant([[1.5, np.nan, -np.inf, -2.0, np.nan, -3.0]], dtype)
