@@ -197,7 +197,7 @@ def _kth_largest(keys, k, bits):
         counts = _digit_counts(distances - smallest, width, bits_left)
         from_digit_on = tf.cumsum(counts, reverse=True)
         digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
-        # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never ends compiling.
+        # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never finishes compiling.
         tie_count = tf.gather(counts, digit)
         k -= tf.gather(from_digit_on, digit) - tie_count
         smallest += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
@@ -217,7 +217,9 @@ def _digit_counts(values, width, shift):
     """
     size = 2**width
     digits = tf.bitwise.right_shift(values, tf.constant(shift, values.dtype))
-    digits = tf.minimum(digits, tf.constant(size, values.dtype))
+    if 8 * values.dtype.size - shift > 31:
+        # Some would come out negative as int32. Digits of `size` and more do not count.
+        digits = tf.minimum(digits, tf.constant(size, values.dtype))
     # Sums of integers are the same in any order, but where only deterministic
     # operations are allowed TensorFlow refuses this one on a GPU.
     needs_host = compat.needs_deterministic_ops()
@@ -225,10 +227,10 @@ def _digit_counts(values, width, shift):
         # `tf.math.bincount` is this operation after some that XLA refuses.
         counts = tf.raw_ops.DenseBincount(
             input=tf.cast(digits, tf.int32),
-            size=size + 1,
+            size=size,
             weights=tf.zeros([0], tf.int32),
         )
-    return tf.cast(counts[:size], _COUNT)
+    return tf.cast(counts, _COUNT)
 
 
 def _first_ties(ties, k, where):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rigl_keras import selection
 from rigl_keras.seeding import stateless_seed
 
+pytestmark = pytest.mark.one_keras
+
 SHAPE = (3, 2, 4)
 SIZE = 24
 FLOATS = ("bfloat16", "float16", "float32", "float64")
