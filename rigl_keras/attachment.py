@@ -45,12 +45,8 @@ class Attachment:
     ):
         kernels = sparse_kernels(model)
         _check_model(model, optimizer, kernels)
-        if grow_data is not None and getattr(model, "optimizer", None) is None:
-            raise ValueError(
-                f"grow_data needs the loss of model {model.name!r}, which is not "
-                "compiled. Call model.compile(optimizer, loss) first, in a custom loop "
-                "too."
-            )
+        if grow_data is not None:
+            _check_loss(model)
         self.model = model
         self.optimizer = optimizer
         self._updater = updater
@@ -58,7 +54,7 @@ class Attachment:
         self._strategy = compat.strategy_of(model)
         # The gradients on `grow_data` would come out with other rounding errors.
         self._suits_xla = grow_data is None and _suits_xla(updater)
-        self._uses_xla = self._suits_xla and _is_compiled(model)
+        self._uses_xla = self._can_use_xla()
         variables = list(model.trainable_variables)
         trainable = {id(variable) for variable in variables}
         # Frozen kernels are masked but never updated; indices count all kernels, so
@@ -101,11 +97,14 @@ class Attachment:
         return (
             self.model is model
             and self.optimizer is optimizer
-            and self._uses_xla == (self._suits_xla and _is_compiled(model))
+            and self._uses_xla == self._can_use_xla()
             and [id(each.kernel) for each in sparse_kernels(model)]
             == [id(each.kernel) for each in self._kernels]
             and {id(each) for each in model.trainable_variables} == self._trainable
         )
+
+    def _can_use_xla(self):
+        return self._suits_xla and _is_compiled(self.model)
 
     def attach(self):
         """Hooks into the optimizer; zeroes masked weights and resets their slots."""
@@ -266,6 +265,14 @@ def _check_model(model, optimizer, kernels):
         )
 
 
+def _check_loss(model):
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"grow_data needs the loss of model {model.name!r}, which is not compiled. "
+            "Call model.compile(optimizer, loss) first, in a custom loop too."
+        )
+
+
 def _suits_xla(updater):
     """True where the algorithm's own class says so: a subclass has other scores."""
     return vars(type(updater)).get("suits_xla", False) and updater.suits_xla
@@ -274,11 +281,11 @@ def _suits_xla(updater):
 def _is_compiled(model):
     """True where XLA compiles the training step, on one device.
 
-    It can then compile an update too, which takes seconds once, and a third less time
-    at each update.
+    It can then compile an update too. That takes seconds once, and makes each update
+    quicker: docs/performance.md.
     """
     is_alone = compat.strategy_of(model).num_replicas_in_sync == 1
-    # Models that are not compiled for `fit` would have Keras 3 make up an answer.
+    # Of models that are not compiled for `fit` Keras 3 would make up an answer.
     is_known = getattr(model, "optimizer", None) is not None
     return is_alone and is_known and bool(getattr(model, "jit_compile", False))
 
