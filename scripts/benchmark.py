@@ -2,16 +2,18 @@
 """What sparse training costs: steps, updates, selection, memory, start-up.
 
 Each part is measured in a process of its own, in which all contestants take turns. The
-numbers go to docs/results/performance/benchmark.json, from which the tables and the
-figure of docs/performance.md are made. Parts that are not measured keep the numbers
-that they have; --keep measures only those that have none, so that a run goes on that
-was stopped. More --rounds make the intervals narrower.
+numbers go to results/performance/benchmark.json in a folder, ./benchmark if nothing is
+said, the tables to its performance.md; a figure lies beside the numbers. Parts that are
+not measured keep the numbers that the folder has; --keep measures only those that have
+none, so that a run goes on that was stopped. More --rounds make the intervals of
+training steps narrower.
 
 Example:
   python scripts/benchmark.py                  # in less than 20 minutes on two cores
-  python scripts/benchmark.py --quick          # in two minutes; not into the docs
-  python scripts/benchmark.py --full --keep    # compiled ResNet-50 and MobileNetV2 too
+  python scripts/benchmark.py --quick          # in two minutes
+  python scripts/benchmark.py --full --keep    # compiled networks on images too
   python scripts/benchmark.py --only 'steps/lenet5*' --rounds=61
+  python scripts/benchmark.py --output docs    # into the page of this clone
 """
 
 import argparse
@@ -48,14 +50,14 @@ class Part:
       arguments: of the function.
       kind: the smallest benchmark that it belongs to: "quick", "default" or "full".
       quick: arguments that are others in the quick benchmark.
-      legacy_keras: whether Keras 2 is used.
+      environment: variables of the process.
     """
 
     function: str
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     kind: str = "default"
     quick: dict[str, Any] = dataclasses.field(default_factory=dict)
-    legacy_keras: bool = False
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _steps(setup, kind="default", jit_compile=False, **options):
@@ -75,7 +77,7 @@ PARTS = {
     "steps/lenet5": _steps("lenet5", "quick"),
     "steps/lenet5/xla": _steps("lenet5", jit_compile=True),
     "steps/lenet5/keras2": dataclasses.replace(
-        _steps("lenet5", names=_BESIDE_TFMOT), legacy_keras=True
+        _steps("lenet5", names=_BESIDE_TFMOT), environment={"TF_USE_LEGACY_KERAS": "1"}
     ),
     "steps/mlp-1024": _steps("mlp-1024", "quick"),
     "steps/mlp-1024/xla": _steps("mlp-1024", jit_compile=True),
@@ -110,7 +112,12 @@ PARTS = {
     "initialization": Part("initialization:measure", kind="quick"),
     **{
         f"memory/{method}": Part(
-            "footprint:measure_memory", {"method": method}, "quick", {"steps": 100}
+            "footprint:measure_memory",
+            {"method": method},
+            "quick",
+            {"steps": 100},
+            # So that the memory of Python's objects is seen too.
+            {"PYTHONMALLOC": "malloc"},
         )
         for method in ("dense", "static", "SET", "RigL")
     },
@@ -133,16 +140,14 @@ def run(part, changes):
     """
     arguments = {**part.arguments, **changes}
     began = time.time()
+    paths = [str(SCRIPTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(SCRIPTS), str(ROOT), *os.environ.get("PYTHONPATH", "").split(":")]
-        ),
+        "TF_USE_LEGACY_KERAS": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "BENCHMARK_STARTED": str(began),
+        **part.environment,
     }
-    environment.pop("TF_USE_LEGACY_KERAS", None)
-    if part.legacy_keras:
-        environment["TF_USE_LEGACY_KERAS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "measured.json")
         command = [sys.executable, "-m", "benchmarks.worker", part.function]
@@ -158,7 +163,6 @@ def run(part, changes):
         **measured,
         "seconds_in_all": time.time() - began,
         "arguments": arguments,
-        "environment": results.environment(),
     }
 
 
@@ -208,14 +212,13 @@ def main():
         "--rounds", type=int, help="turns of each training, in place of its own number"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder; docs/ of this clone if not"
+        "--output", type=Path, default=Path("benchmark"), help="folder; ./benchmark"
     )
     args = parser.parse_args()
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds must be 1 or more, got {args.rounds}.")
     kind = "quick" if args.quick else "full" if args.full else "default"
-    output = args.output or (ROOT / "docs" if not args.quick else Path("benchmark"))
-    record = output / "results" / "performance" / "benchmark.json"
+    record = args.output / "results" / "performance" / "benchmark.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     parts = (results.read_json(record) or {}).get("parts", {})
     if not chosen(kind, args.only, ()):
@@ -223,18 +226,23 @@ def main():
     names, failed = chosen(kind, args.only, parts if args.keep else ()), []
     if not names:
         print("Nothing to measure: all is there.")
+    # Now: in a clone, the first numbers may make it another revision, a "dirty" one.
+    revision = results.environment()["git_revision"]
     for index, name in enumerate(names, start=1):
         print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
+        parts.pop(name, None)  # of which a part that fails leaves nothing
         try:
-            parts[name] = run(PARTS[name], _changes(PARTS[name], args))
+            measured = run(PARTS[name], _changes(PARTS[name], args))
         except subprocess.CalledProcessError as error:
             # Such as a run on MNIST where TFDS has none: the others go on.
-            print(f"failed:\n{error.stderr[-1000:]}", flush=True)
+            print(f"failed:\n{error.stderr[-3000:]}", flush=True)
             failed.append(name)
-            continue
-        print(f"{parts[name]['seconds_in_all']:.0f} s", flush=True)
+        else:
+            print(f"{measured['seconds_in_all']:.0f} s", flush=True)
+            measured["environment"]["git_revision"] = revision
+            parts[name] = measured
         results.write_json(record, {"parts": parts})
-    print(page.write(output, parts))
+    print(page.write(args.output, parts))
     if failed:
         print(f"benchmark.py: failed: {failed}", file=sys.stderr)
     return int(bool(failed))

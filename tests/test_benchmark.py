@@ -4,6 +4,8 @@ import importlib
 import inspect
 import itertools
 import math
+import shutil
+from pathlib import Path
 
 import benchmark
 import numpy as np
@@ -162,17 +164,36 @@ def test_the_tables_say_what_was_measured(parts, tmp_path):
         cells[0].strip(): [cell.strip() for cell in cells[1:]]
         for cells in (row.strip("| ").split("|") for row in targets.splitlines())
     }
-    assert rows["command line, RigL: outside the steps"][1:] == [
-        "40%",
-        "missed (1 round)",
-    ]
-    assert rows["optional packages that it imports"][1:] == ["gin", "missed"]
-    assert rows["`import rigl_keras`"][1:] == ["0.15 (0.10–0.20) s", "met (2 rounds)"]
-    assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][-1] == "met (2 rounds)"
+    outside = rows["command line, RigL: outside the steps"]
+    assert outside[1:3] == ["40%", "missed (1 round)"]
+    assert rows["optional packages that it imports"][1:3] == ["gin", "missed"]
+    assert rows["`import rigl_keras`"][1:3] == ["0.15 (0.10–0.20) s", "met (2 rounds)"]
+    assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][2] == "met (2 rounds)"
+    assert "exponent p of an update's time ~ weights^p, compiled" in rows
     figure = tmp_path / "results" / "performance" / "updates.png"
     assert figure.read_bytes()[:4] == b"\x89PNG"
     page.write(tmp_path, parts)
     assert (tmp_path / "performance.md").read_text() == text
+
+
+def test_the_page_of_the_docs_has_the_tables_of_its_numbers(tmp_path):
+    docs = Path(benchmark.ROOT) / "docs"
+    (tmp_path / "results" / "performance").mkdir(parents=True)
+    shutil.copy(docs / "performance.md", tmp_path)
+    path = docs / "results" / "performance" / "benchmark.json"
+    page.write(tmp_path, results.read_json(path)["parts"])
+    left, right = (folder / "performance.md" for folder in (docs, tmp_path))
+    assert left.read_text() == right.read_text()
+
+
+def test_training_steps_are_judged_by_cpu_time_too(parts):
+    times = {"dense": [1.0] * 6, "static": [1.0] * 6, "RigL": [1.0] * 6}
+    times["RigL, always updating"] = [2.0] * 6
+    cpu = {**times, "static": [1.5] * 6}
+    part = {**parts["steps/lenet5"], "wall": times, "cpu": cpu}
+    static, rigl = page.target_rows({"steps/lenet5": part})
+    assert static[-3:] == ["met", "1.50 (1.50–1.50)", "missed"]
+    assert rigl[-3:] == ["met", "1.01 (1.01–1.01)", "met"]
 
 
 def test_faster_than_asked_is_met(parts):
@@ -268,8 +289,13 @@ def test_a_part_that_fails_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "PARTS", {"broken": broken})
     arguments = ["benchmark.py", "--quick", "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", arguments)
+    record = tmp_path / "results" / "performance" / "benchmark.json"
+    record.parent.mkdir(parents=True)
+    others = {"import": {"seconds": [0.1], "modules": []}}
+    results.write_json(record, {"parts": {**others, "broken": {"seconds": [9.0]}}})
     assert benchmark.main() == 1
     assert "KeyError: 'none'" in capsys.readouterr().out
+    assert results.read_json(record) == {"parts": others}
     for wrong in (["--rounds", "0"], ["--only", "nothing"]):
         monkeypatch.setattr("sys.argv", [*arguments, *wrong])
         with pytest.raises(SystemExit):

@@ -47,6 +47,7 @@ def measure_memory(method, steps=600):
     model.compile(
         keras.optimizers.SGD(0.001, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
     )
     watch = _Memory(steps // 2, steps - 1)
     x = np.random.RandomState(0).rand(BATCH_SIZE, 28, 28, 1).astype(np.float32)
@@ -102,7 +103,8 @@ class _Allocations(ctypes.Structure):
 def _allocated():
     """Bytes that are allocated now; what the process holds moves by whole arenas.
 
-    By the GNU C library, from version 2.33 on.
+    By the GNU C library, from version 2.33 on. It sees small objects of Python where
+    the environment has PYTHONMALLOC=malloc.
     """
     gc.collect()
     mallinfo = ctypes.CDLL(None).mallinfo2

@@ -94,8 +94,8 @@ SETUPS = {
             rigl_limit=1.15,
         ),
         Setup("transformer", _transformer, (64, 256), 16),
-        Setup("mobilenet-v2", _mobilenet_v2, _IMAGE, 16, steps=5, turns=15),
-        Setup("resnet50", _network("resnet50"), _IMAGE, 16, 1000, steps=2, turns=9),
+        Setup("mobilenet-v2", _mobilenet_v2, _IMAGE, 16, steps=5, turns=11),
+        Setup("resnet50", _network("resnet50"), _IMAGE, 16, 1000, steps=2, turns=7),
         Setup(
             "resnet50-224",
             _network("resnet50"),

@@ -5,7 +5,6 @@ Every contestant trains a model of its own by `fit`, as users do. A turn is a ca
 """
 
 import os
-import resource
 import statistics
 import time
 
@@ -156,5 +155,4 @@ def measure(setup, jit_compile=False, names=None, rounds=None):
             key: {name: [turn[key] for turn in turns] for name, turns in found.items()}
             for key in ("wall", "cpu", "update")
         },
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }

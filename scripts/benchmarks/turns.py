@@ -33,14 +33,14 @@ class Estimate(NamedTuple):
         Of fewer than six rounds their number is added: the interval is not that sure.
         """
         verdict = "missed" if self.low > limit else "undecided"
-        return self.noted("met" if self.high <= limit else verdict)
+        return self._noted("met" if self.high <= limit else verdict)
 
     def exceeds(self, limit):
         """The same for a limit that is not to be fallen short of."""
         verdict = "missed" if self.high < limit else "undecided"
-        return self.noted("met" if self.low >= limit else verdict)
+        return self._noted("met" if self.low >= limit else verdict)
 
-    def noted(self, verdict):
+    def _noted(self, verdict):
         """A verdict with the number of rounds, where there were few."""
         if self.rounds >= 6:
             return verdict

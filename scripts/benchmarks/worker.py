@@ -11,10 +11,12 @@ from rigl_keras import results
 
 
 def main():
-    """Calls the function and writes what it returns."""
+    """Calls the function and writes what it returns, with versions and machine."""
     module, _, function = sys.argv[1].partition(":")
     measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
-    results.write_json(sys.argv[3], measure(**json.loads(sys.argv[2])))
+    measured = measure(**json.loads(sys.argv[2]))
+    measured["environment"] = results.environment()
+    results.write_json(sys.argv[3], measured)
 
 
 if __name__ == "__main__":
