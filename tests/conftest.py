@@ -19,7 +19,7 @@ hypothesis.settings.register_profile(
     deadline=None,
     # In continuous integration a commit has one verdict.
     derandomize=bool(os.environ.get("CI")),
-    max_examples=30,
+    max_examples=20,
 )
 hypothesis.settings.load_profile("rigl_keras")
 

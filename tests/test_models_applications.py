@@ -80,8 +80,8 @@ def test_a_network_is_trained_sparsely(tmp_path, name):
     seen = train(sparse, tiny.forever(RigL))
     assert model_checks.changed(masks, *seen) == set(masks)
     check_summary(sparse)
-    plain = model_checks.check_stripping(sparse, x)
-    model_checks.check_files(sparse, plain, tmp_path, x)
+    model_checks.check_stripping(sparse, x)
+    model_checks.check_file(sparse, tmp_path, x)
 
 
 def check_summary(model):

@@ -1,16 +1,19 @@
 """The configurations of the paper's TF2 code, by the settings that its files make.
 
-Runs them in processes of their own, as they are but for data, length and folders. The
+Runs them by the command's `main`, as they are but for data, length and folders. The
 four files of the perceptron that set neither network nor optimizer follow the pruned
 run's operative configuration, as there.
 """
 
 import json
 import os
-import subprocess
-import sys
 
+import gin
 import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import rigl_keras.train
 
 pytestmark = pytest.mark.one_keras
 
@@ -141,42 +144,42 @@ def text(settings):
     return "".join(f"{name} = {value!r}\n" for name, value in settings.items())
 
 
-def train(folder, name, settings, seed=0, flags=(), **changes):
+def train(folder, name, settings, seed=0, more=(), **changes):
     """Trains by a file of settings, with changes as bindings; returns the result."""
     file = folder / f"{name}.gin"
     file.write_text(text(settings))
-    command = [
-        sys.executable,
-        "-m",
-        "rigl_keras.train",
+    arguments = [
+        "train",
         f"--logdir={folder / name}",
         f"--seed={seed}",
         f"--gin_config={file}",
-        *flags,
+        *more,
         *(f"--gin_bindings={key}={value!r}" for key, value in changes.items()),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with flagsaver.flagsaver():
+        gin.clear_config()
+        assert rigl_keras.train.main(flags.FLAGS(arguments)) == 0
+    gin.clear_config()
     return json.loads((folder / name / "results.json").read_text())
 
 
 def train_short(folder, files, name, is_mlp=False):
     settings, _ = files[name]
     changes = dict(SHORT)
-    flags = []
+    more = []
     if name == "prune":
         changes |= SHORT_PRUNING
     if "network.mask_init_path" in settings and name != "prune":
         changes["network.mask_init_path"] = str(folder / "prune" / f"ckpt-{STEPS}")
         if is_mlp:
             config = folder / "prune" / "operative_config.gin"
-            flags.append(f"--preload_gin_config={config}")
+            more.append(f"--preload_gin_config={config}")
     if "network.weight_init_path" in settings:
         changes["network.weight_init_path"] = str(folder / "prune" / "ckpt-0")
     if "mask_updater.update_freq" in settings:
         changes["mask_updater.update_freq"] = 6
     seed = 1 if name in AFTER_PRUNING else 0
-    return train(folder, name, settings, seed, flags, **changes)
+    return train(folder, name, settings, seed, more, **changes)
 
 
 @pytest.fixture(scope="module", params=["lenet5", "mlp"])
