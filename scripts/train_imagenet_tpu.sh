@@ -284,10 +284,13 @@ clean_up() {
   exit "$code"
 }
 
-# Returns the code that ended the training, 75 if another VM can go on.
+# Returns the code that ended the training, 75 if another VM can go on. Takes how many
+# there were before: where there was one, there may be one again.
 train_on_one_vm() {
-  local step code
-  do_step create || return
+  local step code=0
+  do_step create || code=$?
+  if (($1 > 0 && code == 1)); then return 75; fi
+  if ((code != 0)); then return "$code"; fi
   for step in install prepare train; do
     code=0
     do_step "$step" || code=$?
@@ -312,9 +315,7 @@ all() {
   trap 'exit 143' TERM
   for ((restart = 0; ; restart++)); do
     code=0
-    train_on_one_vm || code=$?
-    # Where there was a VM there may be one again.
-    if ((restart > 0 && code == 1)); then code=75; fi
+    train_on_one_vm "$restart" || code=$?
     if ((code != 75 || restart == max_restarts)); then break; fi
     say "the VM is gone: another in $pause_seconds s, $((restart + 1)) of $max_restarts"
     do_step delete || true

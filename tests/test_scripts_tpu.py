@@ -154,6 +154,29 @@ def test_a_preempted_tpu_is_made_again_and_goes_on(checkout):
     assert "worker 0, start 2: second_vm" in result.stdout
 
 
+def test_a_failure_after_a_preemption_ends_the_training(checkout):
+    prepare_in_bucket(checkout)
+    plan = {"0": ["first_vm", 1]}
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, plan=plan)
+    assert result.returncode == 1, result.stderr
+    assert vm_calls(checkout) == ["create", "delete"] * 2
+
+
+def test_a_vm_that_cannot_be_made_again_at_once_is_tried_again(checkout):
+    prepare_in_bucket(checkout)
+    plan = {"0": ["first_vm", "second_vm"], "create": [0, 1, 1, 0]}
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, plan=plan)
+    assert result.returncode == 0, result.stderr
+    assert vm_calls(checkout) == ["create", "delete"] * 4
+
+
+def test_a_vm_that_cannot_be_made_the_first_time_is_told(checkout):
+    prepare_in_bucket(checkout)
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, plan={"create": [1]})
+    assert result.returncode == 1
+    assert vm_calls(checkout) == ["create", "delete"]
+
+
 @pytest.mark.parametrize(("code", "options"), [(1, []), (2, ["--keep"])])
 def test_a_tpu_is_deleted_after_a_failure_unless_kept(checkout, code, options):
     prepare_in_bucket(checkout)
