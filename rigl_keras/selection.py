@@ -3,14 +3,15 @@
 Floating-point numbers order like their bit patterns, so the k-th largest score is found
 digit by digit from the top: each round counts how often each value of a digit of eleven
 bits occurs among the scores that share the digits found so far. Scores of 32 bits are
-counted three times, with static shapes. A sort takes several times as long, and
-`tf.math.top_k` needs k before compilation: docs/performance.md compares them.
+counted three times, in shapes that no value changes. A sort takes several times as
+long, and `tf.math.top_k` needs k before compilation: docs/performance.md compares them.
 
 On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
 run on the host.
 """
 
 import contextlib
+import functools
 import operator
 
 import tensorflow as tf
@@ -90,14 +91,9 @@ def top_k_mask(scores, k, where=None):
         # The lowest integer is a score like any other: the ties tell the two apart.
         keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
 
-    threshold, tie_count, missing = _kth_largest(keys, k, bits)
-    # Telling ties apart costs as much as all the rest, and mostly there are none.
-    chosen = tf.cond(
-        tie_count == missing,
-        lambda: keys >= threshold,
-        lambda: (keys > threshold) | _first_ties(keys == threshold, missing, where),
-    )
-    return tf.reshape(chosen, scores.shape)
+    inputs = [keys, k] if where is None else [keys, k, where]
+    choose = _chooser(bits, len(inputs) == 3, compat.needs_deterministic_ops())
+    return tf.reshape(choose(*inputs), scores.shape)
 
 
 def random_mask(shape, k, seed):
@@ -160,6 +156,10 @@ def _lowest(bits):
     return -(2 ** (bits - 1))
 
 
+def _key_dtype(bits):
+    return tf.int64 if bits == 64 else tf.int32
+
+
 def _ordered_keys(scores, bits):
     """Signed integers of `bits` bits that order like the scores, NaN lowest.
 
@@ -167,7 +167,7 @@ def _ordered_keys(scores, bits):
     subnormal numbers for zero. A pattern is a sign and a magnitude; as a two's
     complement integer it orders like the number, and -0.0 and +0.0 coincide.
     """
-    dtype = tf.int64 if bits == 64 else tf.int32
+    dtype = _key_dtype(bits)
     if scores.dtype.is_integer:
         return tf.cast(scores, dtype)
     pattern = tf.cast(tf.bitcast(scores, _INTEGER[bits]), dtype)
@@ -178,7 +178,35 @@ def _ordered_keys(scores, bits):
     return tf.where(is_nan, tf.constant(_lowest(bits), dtype), keys)
 
 
-def _kth_largest(keys, k, bits):
+@functools.cache
+def _chooser(bits, has_where, on_host):
+    """The selection from flat keys, as one graph for any number of them.
+
+    An update selects twice in every kernel. With a copy of the graph for each, made
+    here or by inlining, the first update of ResNet-50 takes 9 to 13 s in place of 5.
+    """
+    signature = [tf.TensorSpec([None], _key_dtype(bits)), tf.TensorSpec([], _COUNT)]
+    if has_where:
+        signature.append(tf.TensorSpec([None], tf.bool))
+
+    @tf.function(
+        input_signature=signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},  # known to TensorFlow 2.21
+    )
+    def choose(keys, k, where=None):
+        threshold, tie_count, missing = _kth_largest(keys, k, bits, on_host)
+        # Telling ties apart costs as much as all the rest, and mostly there are none.
+        return tf.cond(
+            tie_count == missing,
+            lambda: keys >= threshold,
+            lambda: (keys > threshold) | _first_ties(keys == threshold, missing, where),
+        )
+
+    return choose
+
+
+def _kth_largest(keys, k, bits, on_host):
     """Finds the k-th largest key: for k = 0 the largest integer of `bits` bits.
 
     Returns:
@@ -194,7 +222,7 @@ def _kth_largest(keys, k, bits):
     while bits_left:
         width = min(_DIGIT_BITS, bits_left)
         bits_left -= width
-        counts = _digit_counts(distances - smallest, width, bits_left)
+        counts = _digit_counts(distances - smallest, width, bits_left, on_host)
         from_digit_on = tf.cumsum(counts, reverse=True)
         digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
         # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never finishes compiling.
@@ -204,13 +232,14 @@ def _kth_largest(keys, k, bits):
     return tf.bitcast(smallest + lowest, keys.dtype), tie_count, k
 
 
-def _digit_counts(values, width, shift):
+def _digit_counts(values, width, shift, on_host):
     """How often each digit, the bits from `shift` on, occurs in values of such digits.
 
     Args:
       values: unsigned integers; those of 2**(shift + width) and more do not count.
       width: bits of a digit.
       shift: bits below it.
+      on_host: whether they are counted on the CPU.
 
     Returns:
       Counts, of shape [2**width].
@@ -222,8 +251,7 @@ def _digit_counts(values, width, shift):
         digits = tf.minimum(digits, tf.constant(size, values.dtype))
     # Sums of integers are the same in any order, but where only deterministic
     # operations are allowed TensorFlow refuses this one on a GPU.
-    needs_host = compat.needs_deterministic_ops()
-    with tf.device("CPU:0") if needs_host else contextlib.nullcontext():
+    with tf.device("CPU:0") if on_host else contextlib.nullcontext():
         # `tf.math.bincount` is this operation after some that XLA refuses.
         counts = tf.raw_ops.DenseBincount(
             input=tf.cast(digits, tf.int32),
