@@ -41,10 +41,10 @@ def pytest_configure(config):
     if is_worker or not config.getoption("numprocesses", None):
         with _quiet_stderr():
             _configure_tensorflow(share_cores=is_worker)
-        # Graphs are many objects that stay: looking for garbage among them is a tenth
-        # of the time of all tests.
+        # Graphs are many objects that stay, and to look for garbage among them often
+        # takes some percent of the time of all tests.
         gc.freeze()
-        gc.set_threshold(100_000, 20, 50)
+        gc.set_threshold(50_000, 20, 10)
 
 
 def pytest_runtest_setup(item):

@@ -47,8 +47,9 @@ def assert_same(left, right):
         np.testing.assert_allclose(weights, others[path], 1e-5, 1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("accumulated", [2, 4])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("jit_compile", "accumulated"), [(False, 2), (False, 4), (True, 4)]
+)
 @pytest.mark.parametrize("callback", [SET, RigL, SNFS])
 def test_many_small_batches_train_as_few_large_ones(callback, jit_compile, accumulated):
     few = trained(OPTIMIZERS.SGD(2.0**-6, 0.5), tiny.forever(callback, 2))

@@ -10,6 +10,8 @@ import small_runs
 from rigl_keras import analyze, results
 from rigl_keras.saved_runs import SavedRun
 
+pytestmark = pytest.mark.one_keras
+
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):

@@ -13,6 +13,8 @@ from tiny_tfds import NUM_TEST, NUM_TRAIN, NUMBERED_SHAPE, numbered_image
 from rigl_keras import data
 from rigl_keras.data import preprocessing, streamed, tfds_sets
 
+pytestmark = pytest.mark.one_keras
+
 
 @pytest.fixture(scope="module")
 def images(tfds_dir):

@@ -222,8 +222,10 @@ def expected_masks(model, masks, sample_weight):
 # Precisions
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("callback", [RigL, SET, SNFS])
+@pytest.mark.parametrize(
+    ("callback", "jit_compile"),
+    [(RigL, False), (RigL, True), (SET, False), (SNFS, False)],
+)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_invariants_in_other_precisions(policy, callback, jit_compile):
     keras.mixed_precision.set_global_policy(policy)

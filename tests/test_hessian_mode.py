@@ -13,6 +13,8 @@ from rigl_keras.analysis import hessian
 from rigl_keras.hessian_mode import HessianConfig, HessianSpectra
 from rigl_keras.saved_runs import SavedRun
 
+pytestmark = pytest.mark.one_keras
+
 # Few weights: 90 % of a small LeNet5.
 BINDINGS = [
     "masks.sparsity = 0.9",

@@ -15,6 +15,8 @@ from tensorflow import keras
 from rigl_keras import config_path, data, interpolate, results, run
 from rigl_keras.saved_runs import SavedRun
 
+pytestmark = pytest.mark.one_keras
+
 STEPS = 8
 BASE = [
     "data.name = 'digits'",

@@ -3,6 +3,8 @@
 import pytest
 import runner
 
+pytestmark = pytest.mark.one_keras
+
 SMALL = {
     "data.name": "digits",
     "training.total_steps": 4,

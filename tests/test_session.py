@@ -35,8 +35,13 @@ def test_a_callback_changes_the_masks_of_its_kernels_only():
     assert changed(before, after) == ["conv/kernel", "out/kernel"]
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}])
-@pytest.mark.parametrize("first", [RigL, SNFS])
+@pytest.mark.parametrize(
+    ("first", "options"),
+    [
+        *((RigL, options) for options in ({}, {"jit_compile": True})),
+        *((SNFS, options) for options in ({}, {"run_eagerly": True})),
+    ],
+)
 def test_kernels_of_two_callbacks_get_the_masks_of_each_alone(first, options):
     """Masks of one kernel move the gradients of another, so one step is compared."""
 

@@ -8,7 +8,7 @@ import small_runs
 from rigl_keras import comparisons
 from rigl_keras.saved_runs import SavedRun
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_keras]
 
 STEPS = small_runs.STEPS
 NETWORK = [

@@ -199,6 +199,7 @@ def wait_for(path, process):
 
 
 @pytest.mark.slow
+@pytest.mark.one_keras
 @pytest.mark.parametrize(
     ("bindings", "config", "flags", "message"),
     [

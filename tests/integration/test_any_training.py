@@ -240,7 +240,7 @@ def run(data, shape, layer, ways=COMPILED):
 
 
 EXAMPLES = settings(
-    max_examples=10,
+    max_examples=10 if tiny.IS_KERAS_3 else 5,
     suppress_health_check=list(HealthCheck),
     # An example takes seconds, and to shrink one that fails would take hundreds.
     phases=[Phase.explicit, Phase.generate],
