@@ -94,7 +94,7 @@ PARTS = {
             {"size": size * MILLION, "jit_compile": xla, "rounds": rounds},
             kind="quick" if size == 1 else "default",
         )
-        for size, rounds in ((1, 6), (4, 6), (25, 3))
+        for size, rounds in ((1, 15), (4, 9), (25, 3))
         for xla in (False, True)
     },
     **{
