@@ -9,7 +9,7 @@ none, so that a run goes on that was stopped. More --rounds make the intervals o
 training steps narrower.
 
 Example:
-  python scripts/benchmark.py                  # in less than 20 minutes on two cores
+  python scripts/benchmark.py                  # in some 20 minutes on two cores
   python scripts/benchmark.py --quick          # in two minutes
   python scripts/benchmark.py --full --keep    # compiled networks on images too
   python scripts/benchmark.py --only 'steps/lenet5*' --rounds=61
