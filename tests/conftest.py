@@ -11,6 +11,9 @@ import pytest
 
 # Read when TensorFlow is imported; the subprocesses of a test inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A program that XLA compiles is run a few times here: its machine code need not be the
+# fastest. XLA's own passes are all made. (At 0, a deep network's rounding is another.)
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
 

@@ -139,6 +139,7 @@ def test_regularisers_do_not_count():
     np.testing.assert_array_equal(plain, penalised)
 
 
+@pytest.mark.one_keras
 @settings(max_examples=5)
 @given(st.floats(0.1, 0.75), st.integers(0, 99), st.floats(0, 0.3), st.integers(2, 3))
 def test_only_norms_change_and_masked_weights_stay_zero(sparsity, seed, rate, rank):
@@ -170,6 +171,7 @@ def image_model(*last):
     return keras.Sequential(layers)
 
 
+@pytest.mark.one_keras
 def test_the_quotient_of_badly_scaled_kernels_falls():
     model = tiny.sparsify(image_model(), 0.5)
     for each in rigl_keras.sparse_kernels(model)[:2]:
@@ -185,6 +187,7 @@ def test_the_quotient_of_badly_scaled_kernels_falls():
     tiny.assert_zero_off_masks(model)
 
 
+@pytest.mark.one_keras
 @pytest.mark.parametrize("repeat", range(4))
 def test_the_graph_of_convolutions_with_biases_runs(repeat):
     # One graph of all derivatives failed at about every third model.

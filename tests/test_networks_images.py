@@ -332,6 +332,7 @@ def test_kernels_start_as_truncated_normals_for_their_fan_in(name):
         assert largest > 2 or kernel.size < 1000
 
 
+@pytest.mark.one_keras
 @pytest.mark.parametrize("name", SMALL)
 def test_kernels_share_no_draw_and_one_seed_gives_the_same(name):
     first, again, other = (kernels(small(name, seed=seed)) for seed in (3, 3, 4))

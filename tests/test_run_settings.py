@@ -31,8 +31,9 @@ def assert_zero_off_the_masks(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "jit_compile"), [("mixed_bfloat16", True), ("mixed_float16", False)]
+)
 def test_a_run_in_half_precision(precision, jit_compile, tmp_path):
     bindings = [
         *SPARSE,

@@ -41,6 +41,7 @@ def folders(tmp_path_factory):
     return {"prune": parent, "rigl": child, "random": random}
 
 
+@pytest.mark.one_keras
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["prune", "rigl", "random"])
 def test_an_opened_network_is_the_one_that_the_run_ended_with(folders, name):

@@ -167,6 +167,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
     assert steps == [0, 20, 40]
 
 
+@pytest.mark.one_keras
 @pytest.mark.slow
 def test_hessian_spectra_of_a_run(finished):
     # The original's command repeats the network's settings; here that changes nothing.
