@@ -8,14 +8,14 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import SET, RigL
+from rigl_keras import RigL
 from rigl_keras.kernels import find_kernels, walk
 
 RATE, STEPS, BATCH = 0.05, 3, 4
 
 
 def check_model(model, tmp_path, paths, frozen=(), still=(), is_loaded=True, x=None):
-    """Makes a model sparse, trains it by RigL and SET, saves, loads and strips it.
+    """Makes a model sparse, trains it by RigL, saves, loads and strips it.
 
     Args:
       model: a built plain model; its weights are changed.
@@ -46,8 +46,6 @@ def check_model(model, tmp_path, paths, frozen=(), still=(), is_loaded=True, x=N
     seen = train(sparse, tiny.forever(RigL), x, y)
     tiny.assert_same_masks(seen[0], expected)
     assert changed(masks, *seen) >= set(paths) - set(frozen) - set(still)
-    seen = train(sparse, tiny.forever(SET), x, y)
-    assert changed(*seen) >= set(paths) - set(frozen) - set(still)
     for path, before in frozen_before.items():
         np.testing.assert_array_equal(tiny.weights(sparse)[path], before)
         np.testing.assert_array_equal(rigl_keras.get_masks(sparse)[path], masks[path])

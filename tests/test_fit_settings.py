@@ -224,7 +224,12 @@ def expected_masks(model, masks, sample_weight):
 
 @pytest.mark.parametrize(
     ("callback", "jit_compile"),
-    [(RigL, False), (RigL, True), (SET, False), (SNFS, False)],
+    [
+        (RigL, False),
+        pytest.param(RigL, True, marks=pytest.mark.one_keras),
+        (SET, False),
+        (SNFS, False),
+    ],
 )
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_invariants_in_other_precisions(policy, callback, jit_compile):

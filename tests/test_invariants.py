@@ -371,10 +371,17 @@ def upscaling():
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(sequences, marks=pytest.mark.slow), attention, upscaling]
+    ("callback", "make"),
+    [
+        pytest.param(RigL, sequences, marks=pytest.mark.slow),
+        *(
+            (callback, make)
+            for callback in (RigL, SET)
+            for make in (attention, upscaling)
+        ),
+    ],
 )
-@pytest.mark.parametrize("callback", [RigL, SET])
-def test_training_saving_and_stripping_models_of_other_kinds(tmp_path, make, callback):
+def test_training_saving_and_stripping_models_of_other_kinds(tmp_path, callback, make):
     model = tiny.compiled(tiny.sparsify(make()), OPTIMIZERS.Adam(0.01))
     shape = (16, *model.input_shape[1:])
     x = np.random.RandomState(0).randint(0, 5, shape).astype(np.float32)

@@ -203,6 +203,7 @@ def test_a_rate_of_zero_only_measures():
         np.testing.assert_array_equal(kernel, before[path])
 
 
+@pytest.mark.one_keras
 def test_the_seed_names_the_draws():
     def run(seed):
         model = small()

@@ -38,7 +38,8 @@ def test_a_callback_changes_the_masks_of_its_kernels_only():
 @pytest.mark.parametrize(
     ("first", "options"),
     [
-        *((RigL, options) for options in ({}, {"jit_compile": True})),
+        (RigL, {}),
+        pytest.param(RigL, {"jit_compile": True}, marks=pytest.mark.one_keras),
         *((SNFS, options) for options in ({}, {"run_eagerly": True})),
     ],
 )

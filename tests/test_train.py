@@ -127,6 +127,7 @@ def test_a_finished_run_says_so_and_changes_nothing(finished):
     assert (finished / "results.json").read_text() == before
 
 
+@pytest.mark.one_keras
 @pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(finished):
     other = run(finished, *SMALL, "masks.sparsity=0.5")

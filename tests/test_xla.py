@@ -128,7 +128,7 @@ def test_ten_steps_and_two_updates_end_as_without_xla(name):
 
 UPDATES = [
     *(marked("lenet5", algorithm) for algorithm in ALGORITHMS),
-    *(marked("vgg16", algorithm) for algorithm in (RigL, SET)),
+    marked("vgg16", RigL),
 ]
 
 
