@@ -183,7 +183,8 @@ def _chooser(bits, has_where, on_host):
     """The selection from flat keys, as one graph for any number of them.
 
     An update selects twice in every kernel. With a copy of the graph for each, made
-    here or by inlining, the first update of ResNet-50 takes 9 to 13 s in place of 5.
+    here or by inlining, the first update takes several times as long, being traced and
+    optimized: docs/performance.md.
     """
     signature = [tf.TensorSpec([None], _key_dtype(bits)), tf.TensorSpec([], _COUNT)]
     if has_where:
