@@ -241,8 +241,9 @@ def _einsum_axes(equation):
 def masked(values, mask):
     """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
     values = tf.convert_to_tensor(values)
-    # One zero, since a step without XLA is bound by memory: docs/performance.md.
-    return tf.where(read_mask(mask), values, tf.zeros([], values.dtype))
+    # Version 1's, which works in place where it may. That of version 2 can broadcast
+    # and takes half as long again: docs/performance.md.
+    return tf.compat.v1.where(read_mask(mask), values, tf.zeros_like(values))
 
 
 def read_mask(mask):

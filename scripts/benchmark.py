@@ -79,6 +79,9 @@ PARTS = {
     "steps/lenet5/keras2": dataclasses.replace(
         _steps("lenet5", names=_BESIDE_TFMOT), environment={"TF_USE_LEGACY_KERAS": "1"}
     ),
+    "steps/lenet5/keras2/xla": dataclasses.replace(
+        _steps("lenet5", jit_compile=True), environment={"TF_USE_LEGACY_KERAS": "1"}
+    ),
     "steps/mlp-1024": _steps("mlp-1024", "quick"),
     "steps/mlp-1024/xla": _steps("mlp-1024", jit_compile=True),
     "steps/transformer": _steps("transformer"),
