@@ -5,13 +5,13 @@ Each part is measured in a process of its own, in which all contestants take tur
 numbers go to results/performance/benchmark.json in a folder, ./benchmark if nothing is
 said, the tables to its performance.md; a figure lies beside the numbers. Parts that are
 not measured keep the numbers that the folder has; --keep measures only those that have
-none, so that a run goes on that was stopped. More --rounds make the intervals of
-training steps narrower.
+none of this revision and these arguments, so that a run goes on that was stopped. More
+--rounds make the intervals of steps, selections and updates narrower.
 
 Example:
-  python scripts/benchmark.py                  # in some 20 minutes on two cores
-  python scripts/benchmark.py --quick          # in two minutes
-  python scripts/benchmark.py --full --keep    # compiled networks on images too
+  python scripts/benchmark.py                  # in less than 20 minutes on two cores
+  python scripts/benchmark.py --quick          # in three minutes
+  python scripts/benchmark.py --full --keep    # what takes longer, too
   python scripts/benchmark.py --only 'steps/lenet5*' --rounds=61
   python scripts/benchmark.py --output docs    # into the page of this clone
 """
@@ -19,6 +19,7 @@ Example:
 import argparse
 import dataclasses
 import fnmatch
+import importlib.util
 import json
 import os
 import subprocess
@@ -38,7 +39,9 @@ from rigl_keras import results
 SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
 MILLION = 2**20
+FORMAT = 2  # of the file of numbers
 _KINDS = ("quick", "default", "full")
+_WITH_ROUNDS = ("trainings:", "selections:")  # what --rounds is about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,8 @@ PARTS = {
         _steps("lenet5", names=_BESIDE_TFMOT), environment={"TF_USE_LEGACY_KERAS": "1"}
     ),
     "steps/lenet5/keras2/xla": dataclasses.replace(
-        _steps("lenet5", jit_compile=True), environment={"TF_USE_LEGACY_KERAS": "1"}
+        _steps("lenet5", "full", jit_compile=True),
+        environment={"TF_USE_LEGACY_KERAS": "1"},
     ),
     "steps/mlp-1024": _steps("mlp-1024", "quick"),
     "steps/mlp-1024/xla": _steps("mlp-1024", jit_compile=True),
@@ -95,9 +99,9 @@ PARTS = {
         f"selection/{size}{'/xla' if xla else ''}": Part(
             "selections:measure",
             {"size": size * MILLION, "jit_compile": xla, "rounds": rounds},
-            kind="quick" if size == 1 else "default",
+            kind=kind,
         )
-        for size, rounds in ((1, 15), (4, 9), (25, 3))
+        for size, rounds, kind in ((1, 15, "quick"), (4, 9, "default"), (25, 3, "full"))
         for xla in (False, True)
     },
     **{
@@ -118,15 +122,21 @@ PARTS = {
             "footprint:measure_memory",
             {"method": method},
             "quick",
-            {"steps": 100},
+        )
+        for method in ("dense", "static", "SET", "RigL")
+    },
+    **{
+        f"growth/{method}": Part(
+            "footprint:measure_memory",
+            {"method": method, "width": 512, "batch_size": 32, "steps": 3000},
             # So that the memory of Python's objects is seen too.
-            {"PYTHONMALLOC": "malloc"},
+            environment={"PYTHONMALLOC": "malloc"},
         )
         for method in ("dense", "static", "SET", "RigL")
     },
     "import": Part("footprint:measure_import", kind="quick", quick={"rounds": 3}),
     "command line/static": _command_line("mnist/static.gin", "full"),
-    "command line/RigL": _command_line("mnist/rigl.gin"),
+    "command line/RigL": _command_line("mnist/rigl.gin", "full"),
 }
 
 
@@ -169,50 +179,54 @@ def run(part, changes):
     }
 
 
-def chosen(kind, pattern, known):
+def chosen(kind, pattern="*"):
     """The names of the parts to measure.
 
     Args:
       kind: "quick", "default" or "full".
       pattern: glob pattern on the names.
-      known: names of those that need not be measured.
     """
     kinds = _KINDS[: _KINDS.index(kind) + 1]
     return [
         name
         for name, part in PARTS.items()
-        if part.kind in kinds
-        and fnmatch.fnmatchcase(name, pattern)
-        and name not in known
+        if part.kind in kinds and fnmatch.fnmatchcase(name, pattern)
     ]
 
 
 def _changes(part, args):
     """The arguments of a part that the command line changes."""
     changes = dict(part.quick) if args.quick else {}
-    if args.rounds and part.function.startswith("trainings"):
+    if args.rounds and part.function.startswith(_WITH_ROUNDS):
         changes["rounds"] = args.rounds
     return changes
 
 
-def main():
-    """Measures, and writes numbers, tables and figure.
+def _is_known(name, parts, args, revision):
+    """Whether a part was measured as it would be now."""
+    if name not in parts:
+        return False
+    arguments = {**PARTS[name].arguments, **_changes(PARTS[name], args)}
+    known = parts[name]
+    return (
+        known["arguments"] == arguments
+        and known["environment"]["git_revision"] == revision
+    )
 
-    Returns:
-      The exit code: 1 when a part failed.
-    """
+
+def _arguments():
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         epilog=__doc__[__doc__.index("Example:") :],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="little, in two minutes")
+    size.add_argument("--quick", action="store_true", help="little, in three minutes")
     size.add_argument("--full", action="store_true", help="what takes long, too")
     parser.add_argument("--only", default="*", help="glob pattern of parts to measure")
     parser.add_argument("--keep", action="store_true", help="measure what is missing")
     parser.add_argument(
-        "--rounds", type=int, help="turns of each training, in place of its own number"
+        "--rounds", type=int, help="turns of each, in place of a part's own number"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("benchmark"), help="folder; ./benchmark"
@@ -220,35 +234,67 @@ def main():
     args = parser.parse_args()
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds must be 1 or more, got {args.rounds}.")
-    kind = "quick" if args.quick else "full" if args.full else "default"
+    args.kind = "quick" if args.quick else "full" if args.full else "default"
+    if not chosen(args.kind, args.only):
+        parser.error(f"--only={args.only!r} matches none of {chosen(args.kind)}.")
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("the figure needs matplotlib: pip install 'rigl_keras[plots]'.")
+    return args
+
+
+def _known_parts(record):
+    """The parts in a file, but for one of another version of this program."""
+    known = results.read_json(record) or {}
+    return known.get("parts", {}) if known.get("format") == FORMAT else {}
+
+
+def _measure(part, changes):
+    """A part's numbers, or None when it failed; says how it went."""
+    try:
+        measured = run(part, changes)
+    except subprocess.CalledProcessError as error:
+        # Such as a run on MNIST where TFDS has none: the others go on.
+        print(f"failed ({error.returncode}):\n{error.stderr[-3000:]}", flush=True)
+        return None
+    print(f"{measured['seconds_in_all']:.0f} s", flush=True)
+    return measured
+
+
+def main():
+    """Measures, and writes numbers, tables and figure.
+
+    Returns:
+      The exit code: 1 when a part failed, 130 when it was interrupted.
+    """
+    args = _arguments()
     record = args.output / "results" / "performance" / "benchmark.json"
     record.parent.mkdir(parents=True, exist_ok=True)
-    parts = (results.read_json(record) or {}).get("parts", {})
-    if not chosen(kind, args.only, ()):
-        parser.error(f"--only={args.only!r} matches none of {chosen(kind, '*', ())}.")
-    names, failed = chosen(kind, args.only, parts if args.keep else ()), []
-    if not names:
-        print("Nothing to measure: all is there.")
+    parts = _known_parts(record)
     # Now: in a clone, the first numbers may make it another revision, a "dirty" one.
     revision = results.environment()["git_revision"]
-    for index, name in enumerate(names, start=1):
-        print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
-        parts.pop(name, None)  # of which a part that fails leaves nothing
-        try:
-            measured = run(PARTS[name], _changes(PARTS[name], args))
-        except subprocess.CalledProcessError as error:
-            # Such as a run on MNIST where TFDS has none: the others go on.
-            print(f"failed:\n{error.stderr[-3000:]}", flush=True)
-            failed.append(name)
-        else:
-            print(f"{measured['seconds_in_all']:.0f} s", flush=True)
-            measured["environment"]["git_revision"] = revision
-            parts[name] = measured
-        results.write_json(record, {"parts": parts})
+    names, code = chosen(args.kind, args.only), 0
+    if args.keep:
+        names = [n for n in names if not _is_known(n, parts, args, revision)]
+    if not names:
+        print("Nothing to measure: all is there.")
+    began = time.monotonic()
+    try:
+        for index, name in enumerate(names, start=1):
+            print(f"[{index}/{len(names)}] {name}", end=" ", flush=True)
+            parts[name] = _measure(PARTS[name], _changes(PARTS[name], args))
+            if parts[name] is None:
+                del parts[name]
+                code = 1
+            else:
+                parts[name]["environment"]["git_revision"] = revision
+            parts = {name: parts[name] for name in PARTS if name in parts}  # in order
+            results.write_json(record, {"format": FORMAT, "parts": parts})
+    except KeyboardInterrupt:
+        print("interrupted; --keep goes on from here.")
+        code = 130
     print(page.write(args.output, parts))
-    if failed:
-        print(f"benchmark.py: failed: {failed}", file=sys.stderr)
-    return int(bool(failed))
+    print(f"{time.monotonic() - began:.0f} s in all.")
+    return code
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import benchmark
+import benchmarks.turns
 import numpy as np
 import pytest
 import tensorflow as tf
 from benchmarks import command_line, footprint, page, selections, setups, trainings
-from benchmarks.turns import Estimate, estimate, ratios, take_turns
+from benchmarks.turns import Estimate, by_clock, estimate, ratios, take_turns, timed
 
 from rigl_keras import networks, results
 from rigl_keras.attachment import Attachment
@@ -61,6 +62,18 @@ def test_contestants_take_turns_in_changing_orders():
     assert set(rounds) == {"abc", "acb", "bac", "bca", "cab", "cba"}
 
 
+def test_a_call_is_timed_by_the_wall_and_by_its_threads(monkeypatch):
+    clock = benchmarks.turns.time
+    monkeypatch.setattr(clock, "perf_counter", iter([10.0, 13.0]).__next__)
+    monkeypatch.setattr(clock, "process_time", iter([1.0, 6.0]).__next__)
+    assert timed(lambda: None)() == {"wall": 3.0, "cpu": 5.0}
+
+
+def test_times_are_sorted_by_clock():
+    found = {"a": [{"wall": 1, "cpu": 2}, {"wall": 3, "cpu": 4}]}
+    assert by_clock(found) == {"wall": {"a": [1, 3]}, "cpu": {"a": [2, 4]}}
+
+
 @pytest.mark.parametrize("is_quick", [False, True])
 @pytest.mark.parametrize("name", benchmark.PARTS)
 def test_every_part_names_a_function_and_its_arguments(name, is_quick):
@@ -73,13 +86,15 @@ def test_every_part_names_a_function_and_its_arguments(name, is_quick):
         assert arguments["setup"] in setups.SETUPS
 
 
-def test_what_is_there_is_not_measured_again_and_kinds_hold_each_other():
+def test_the_benchmarks_hold_each_other():
     quick, default, full = (
-        set(benchmark.chosen(kind, "*", {})) for kind in ("quick", "default", "full")
+        set(benchmark.chosen(kind)) for kind in ("quick", "default", "full")
     )
     assert quick < default < full == set(benchmark.PARTS)
-    known = {"selection/1": {}, "import": {}}
-    assert benchmark.chosen("default", "selection/1*", known) == ["selection/1/xla"]
+    found = benchmark.chosen("default", "selection/*")
+    assert found == [
+        f"selection/{size}{xla}" for size in (1, 4) for xla in ("", "/xla")
+    ]
 
 
 def _small_mlp(shape, classes):
@@ -92,11 +107,10 @@ def parts():
     small = setups.Setup("lenet5", _small_mlp, (4, 4, 1), batch_size=4, steps=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(setups.SETUPS, "lenet5", small)
-        patch.setattr(footprint, "WIDTH", 16)
         steps = trainings.measure("lenet5", rounds=2)
         always = trainings.measure("lenet5", rounds=2, names=["RigL, always updating"])
         memory = {
-            f"memory/{method}": footprint.measure_memory(method, steps=22)
+            f"memory/{method}": footprint.measure_memory(method, 16, 10, steps=36)
             for method in footprint.METHODS
         }
     updates = {
@@ -105,18 +119,29 @@ def parts():
             [2048, 4096], jit_compile=True, rounds=1
         ),
     }
+    growth = {f"growth/{name.partition('/')[2]}": memory[name] for name in memory}
     run = {"total": 20.0, "parts": {"training steps": 12.0, "tests": 3.0}}
-    return {
+    parts = {
         "steps/lenet5": steps,
         "steps/resnet50-224": {**always, "setup": "resnet50-224"},
         "selection/1": selections.measure(4096, rounds=2),
         "selection/1/xla": selections.measure(4096, jit_compile=True, rounds=2),
         **updates,
         **memory,
-        "initialization": {"weights": 10, "seconds": [0.5, 0.6]},
-        "import": {"seconds": [0.1, 0.2], "modules": ["rigl_keras", "gin"]},
+        **growth,
+        "initialization": {"weights": 10, **_clocks(initialization=[0.5, 0.6])},
+        "import": {
+            **_clocks(**{"import": [0.1, 0.2]}),
+            "modules": ["rigl_keras", "gin"],
+        },
         "command line/RigL": run,
     }
+    environment = results.environment()
+    return {name: {**part, "environment": environment} for name, part in parts.items()}
+
+
+def _clocks(**times):
+    return {"wall": times, "cpu": times}
 
 
 def test_every_contestant_is_timed_and_its_updates_too(parts):
@@ -148,8 +173,11 @@ def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
     part = {
         "wall": {"RigL, always updating": [3.0, 3.0, 3.0]},
         "update": {"RigL, always updating": [1.0, 2.0, 1.0]},
+        "cpu": {"RigL, always updating": [4.0]},
+        "update_cpu": {"RigL, always updating": [3.0]},
     }
     assert page.update_to_step(part) == pytest.approx((0.5, 0.5, 2.0, 3))
+    assert page.update_to_step(part, "cpu").median == pytest.approx(3)
 
 
 def test_the_tables_say_what_was_measured(parts, tmp_path):
@@ -167,7 +195,8 @@ def test_the_tables_say_what_was_measured(parts, tmp_path):
     outside = rows["command line, RigL: outside the steps"]
     assert outside[1:3] == ["40%", "missed (1 round)"]
     assert rows["optional packages that it imports"][1:3] == ["gin", "missed"]
-    assert rows["`import rigl_keras`"][1:3] == ["0.15 (0.10–0.20) s", "met (2 rounds)"]
+    measured = ["0.15 (0.10–0.20) s", "met (2 rounds)"]
+    assert rows["`import rigl_keras`"][1:5] == measured * 2
     assert rows["`unit_scaled_init`, VGG-16, 80 % sparse"][2] == "met (2 rounds)"
     assert "exponent p of an update's time ~ weights^p, compiled" in rows
     figure = tmp_path / "results" / "performance" / "updates.png"
@@ -198,9 +227,11 @@ def test_training_steps_are_judged_by_cpu_time_too(parts):
 
 def test_faster_than_asked_is_met(parts):
     def verdict(times):
-        part = {"size": 2**20, "jit_compile": False, "argsort": [9.0] * 6, **times}
+        clocks = _clocks(argsort=[9.0] * 6, **times)
+        part = {"size": 2**20, "jit_compile": False, **clocks}
         (row,) = page.target_rows({"selection/1": part})
-        return row[-1]
+        assert row[2:4] == row[4:6]
+        return row[3]
 
     assert verdict({"radix": [1.0] * 6, "top_k": [6.0] * 6}) == "met"
     assert verdict({"radix": [1.0] * 6, "top_k": [4.0] * 6}) == "missed"
@@ -242,7 +273,8 @@ def test_masks_cost_a_byte_a_weight_and_rigl_four_more(parts):
 def test_sorting_chooses_as_radix_does(jit_compile):
     # `measure` itself compares the masks.
     found = selections.measure(10_000, jit_compile, rounds=1)
-    assert all(len(found[name]) == 1 for name in ("radix", "argsort", "top_k"))
+    for clock in ("wall", "cpu"):
+        assert all(len(found[clock][n]) == 1 for n in ("radix", "argsort", "top_k"))
 
 
 def test_times_of_the_command_line_leave_out_what_they_hold(monkeypatch):
@@ -276,7 +308,7 @@ def test_the_command_writes_its_numbers_and_goes_on(tmp_path, monkeypatch, capsy
     assert benchmark.main() == 0
     record = results.read_json(tmp_path / "results" / "performance" / "benchmark.json")
     part = record["parts"]["import"]
-    assert len(part["seconds"]) == 3 and part["arguments"] == {"rounds": 3}
+    assert len(part["wall"]["import"]) == 3 and part["arguments"] == {"rounds": 3}
     assert not page.OPTIONAL & set(part["modules"])
     assert {"versions", "git_revision", "machine"} <= set(part["environment"])
     benchmark.main()
@@ -291,13 +323,46 @@ def test_a_part_that_fails_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", arguments)
     record = tmp_path / "results" / "performance" / "benchmark.json"
     record.parent.mkdir(parents=True)
-    others = {"import": {"seconds": [0.1], "modules": []}}
-    results.write_json(record, {"parts": {**others, "broken": {"seconds": [9.0]}}})
+    before = {"broken": {"seconds": [9.0]}, "of another version": {}}
+    results.write_json(record, {"format": benchmark.FORMAT, "parts": before})
     assert benchmark.main() == 1
     assert "KeyError: 'none'" in capsys.readouterr().out
-    assert results.read_json(record) == {"parts": others}
+    assert results.read_json(record) == {"format": benchmark.FORMAT, "parts": {}}
     for wrong in (["--rounds", "0"], ["--only", "nothing"]):
         monkeypatch.setattr("sys.argv", [*arguments, *wrong])
         with pytest.raises(SystemExit):
             benchmark.main()
         assert wrong[0] in capsys.readouterr().err
+
+
+def test_only_numbers_of_this_revision_and_these_arguments_are_kept(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--rounds=9"])
+    args, name = benchmark._arguments(), "selection/1"
+    wanted = {**benchmark.PARTS[name].arguments, "rounds": 9}
+    part = {"arguments": wanted, "environment": {"git_revision": "a"}}
+    assert benchmark._is_known(name, {name: part}, args, "a")
+    assert not benchmark._is_known(name, {name: part}, args, "b")
+    assert not benchmark._is_known(name, {}, args, "a")
+    others = {**part, "arguments": {**wanted, "rounds": 8}}
+    assert not benchmark._is_known(name, {name: others}, args, "a")
+
+
+def test_an_interrupted_benchmark_writes_its_page(tmp_path, monkeypatch, capsys):
+    def interrupt(part, changes):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "run", interrupt)
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--output", str(tmp_path)])
+    assert benchmark.main() == 130
+    assert "--keep goes on" in capsys.readouterr().out
+    text = (tmp_path / "performance.md").read_text()
+    assert "## Memory\n\n<!-- memory -->\nNot measured.\n" in text
+
+
+def test_memory_is_judged_where_the_system_tells_it(parts):
+    without = {name: {**part, "growth": None} for name, part in parts.items()}
+    assert page.growth(without, "static") is None
+    known = {"growth/static": {"growth": 300, "growth_steps": 100}}
+    assert page.growth(known, "static") == 3
+    rows = page.target_rows({**parts, **known})
+    assert ["growth of memory, bytes a step, static", "≤ 16", "3", "met"] in rows

@@ -18,9 +18,10 @@ from rigl_keras.session import Session
 STARTED = "BENCHMARK_STARTED"
 
 # What is timed, each without what it calls of the others.
-STEPS, START = "training steps", "start"
+STEPS, IMPORTS, START = "training steps", "imports", "start"
 _PARTS = {
     STEPS: [(Session, "run")],
+    IMPORTS: [],  # before anything here can be watched
     START: [(Run, "__init__"), (Run, "begin")],
     "tests": [(keras.Model, "evaluate")],
     "mask updates": [(Attachment, "update")],
@@ -73,7 +74,9 @@ def measure(config, steps, log_freq, save_freq):
       A dict with the settings, "total" seconds of the process, from its start on, and
       the seconds of its "parts".
     """
+    started = float(os.environ[STARTED])
     watch = _Stopwatch()
+    watch.seconds[IMPORTS] = time.time() - started
     for part, methods in _PARTS.items():
         for cls, name in methods:
             watch.watch(part, cls, name)
@@ -88,5 +91,5 @@ def measure(config, steps, log_freq, save_freq):
         flags.FLAGS(arguments)
         if train.main(arguments[:1]):
             raise RuntimeError(f"{' '.join(arguments)} failed; see above.")
-        total = time.time() - float(os.environ[STARTED])
+        total = time.time() - started
     return {"config": config, **bindings, "total": total, "parts": watch.seconds}

@@ -15,7 +15,7 @@ import rigl_keras
 from rigl_keras import networks
 from rigl_keras.kernels import find_kernels
 
-WIDTH, BATCH_SIZE, SPARSITY = 2048, 128, 0.9
+SPARSITY = 0.9
 _ALWAYS = {"schedule": "constant", "last_update_step": -1}
 METHODS = {
     "dense": None,
@@ -23,25 +23,30 @@ METHODS = {
     "SET": lambda: rigl_keras.SET(update_freq=10, **_ALWAYS),
     "RigL": lambda: rigl_keras.RigL(update_freq=10, **_ALWAYS),
 }
+# How often a training is looked at while it goes on.
+_LOOKS = 3
 
 
-def measure_memory(method, steps=600):
-    """Trains an MLP of 784-2048-2048-10 and looks at the memory; in a fresh process.
+def measure_memory(method, width=2048, batch_size=128, steps=60):
+    """Trains an MLP of two hidden layers and looks at the memory; in a fresh process.
 
     Args:
       method: key of `METHODS`; masks are updated every 10 steps.
-      steps: int, how many steps to look at growth over.
+      width: int, units of a hidden layer.
+      batch_size: int.
+      steps: int >= 3.
 
     Returns:
       A dict of the number of "weights" in kernels; "variables", bytes of all variables
       that exist while it trains; "peak", bytes of the process at most; "growth", bytes
-      that are allocated after the second half of the steps and were not before it.
+      that are allocated after the last third of the steps and were not before it, or
+      None where the C library does not tell; "growth_steps", how many steps those are.
     """
-    model = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=(WIDTH, WIDTH))
+    model = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=(width, width))
     weights = sum(math.prod(each.variable.shape) for each in find_kernels(model))
     callbacks = []
     if METHODS[method] is not None:
-        model = rigl_keras.sparsify(model, SPARSITY, seed=0)
+        model = rigl_keras.sparsify(model, SPARSITY, distribution="uniform", seed=0)
         callbacks = [METHODS[method]()]
         gc.collect()  # The dense model, of which Keras holds cycles.
     model.compile(
@@ -49,35 +54,44 @@ def measure_memory(method, steps=600):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
     )
-    watch = _Memory(steps // 2, steps - 1)
-    x = np.random.RandomState(0).rand(BATCH_SIZE, 28, 28, 1).astype(np.float32)
-    batch = x, np.arange(BATCH_SIZE) % 10
+    part = steps // _LOOKS
+    watch = _Memory(part)
+    x = np.random.RandomState(0).rand(batch_size, 28, 28, 1).astype(np.float32)
+    batch = x, np.arange(batch_size) % 10
     data = tf.data.Dataset.from_tensors(batch).repeat()
-    model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[*callbacks, watch])
+    model.fit(
+        data,
+        steps_per_epoch=part * _LOOKS + 1,
+        verbose=0,
+        callbacks=[*callbacks, watch],
+    )
+    before, after = watch.allocated[-2:]
     return {
         "method": method,
         "weights": weights,
         "variables": watch.variables,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "growth": watch.at_end - watch.at_half,
-        "growth_steps": steps - 1 - steps // 2,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
+        "growth": None if after is None else after - before,
+        "growth_steps": part,
     }
 
 
-class _Memory(keras.callbacks.Callback):
-    """Looks at the memory before two steps."""
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
-    def __init__(self, half, end):
+
+class _Memory(keras.callbacks.Callback):
+    """Looks at the memory every so many steps."""
+
+    def __init__(self, every):
         super().__init__()
-        self._half, self._end = half, end
-        self.variables = self.at_half = self.at_end = 0
+        self._every = every
+        self.variables = 0
+        self.allocated = []
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch == self._half:
+        if batch and batch % self._every == 0:
             self.variables = _bytes_of_variables()
-            self.at_half = _allocated()
-        elif batch == self._end:
-            self.at_end = _allocated()
+            self.allocated.append(_allocated())
 
 
 def _bytes_of_variables():
@@ -103,11 +117,13 @@ class _Allocations(ctypes.Structure):
 def _allocated():
     """Bytes that are allocated now; what the process holds moves by whole arenas.
 
-    By the GNU C library, from version 2.33 on. It sees small objects of Python where
-    the environment has PYTHONMALLOC=malloc.
+    By the GNU C library, from version 2.33 on; None without it. It sees small objects
+    of Python where the environment has PYTHONMALLOC=malloc.
     """
     gc.collect()
-    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo is None:
+        return None
     mallinfo.restype = _Allocations
     found = mallinfo()
     return found.uordblks + found.hblkhd
@@ -117,11 +133,11 @@ def _allocated():
 _IMPORT = """
 import tensorflow; tensorflow.keras.layers
 import sys, time
-before, began = set(sys.modules), time.perf_counter()
+before, wall, cpu = set(sys.modules), time.perf_counter(), time.process_time()
 import rigl_keras
-seconds = time.perf_counter() - began
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 names = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(seconds, *sorted(names))
+print(wall, cpu, *sorted(names))
 """
 
 
@@ -132,13 +148,17 @@ def measure_import(rounds=6):
       rounds: int >= 1, how many processes.
 
     Returns:
-      A dict of a list of "seconds" and the top-level "modules" that it imports.
+      A dict of lists of seconds of "import", for "wall" and "cpu" time, and the
+      top-level "modules" that it imports.
     """
-    times, modules = [], []
+    times: dict[str, list] = {"wall": [], "cpu": []}
+    modules = []
     for _ in range(rounds):
         output = subprocess.run(
             [sys.executable, "-c", _IMPORT], check=True, capture_output=True, text=True
         ).stdout
-        seconds, *modules = output.split()
-        times.append(float(seconds))
-    return {"seconds": times, "modules": modules}
+        wall, cpu, *modules = output.split()
+        times["wall"].append(float(wall))
+        times["cpu"].append(float(cpu))
+    by_clock = {key: {"import": seconds} for key, seconds in times.items()}
+    return {**by_clock, "modules": modules}

@@ -2,7 +2,7 @@
 
 import math
 
-from benchmarks.turns import seconds
+from benchmarks.turns import by_clock, take_turns, timed
 from rigl_keras import networks
 from rigl_keras.init_utils import unit_scaled_init
 from rigl_keras.kernels import find_kernels
@@ -19,7 +19,8 @@ def measure(rounds=6):
       rounds: int >= 1, how often.
 
     Returns:
-      A dict with the number of "weights" and a list of "seconds".
+      A dict with the number of "weights" and, for "wall" and "cpu" time, a list of
+      seconds of "initialization".
     """
     kernels = find_kernels(networks.build("vgg16", (224, 224, 3), 1000))
     masks = [_mask(kernel, index) for index, kernel in enumerate(kernels)]
@@ -29,8 +30,8 @@ def measure(rounds=6):
             unit_scaled_init(mask, "fanin_normal", 2.0, seed=seed).numpy()
 
     draw()
-    times = [seconds(draw) for _ in range(rounds)]
-    return {"weights": sum(mask.size for mask in masks), "seconds": times}
+    found = take_turns({"initialization": timed(draw)}, rounds)
+    return {"weights": sum(mask.size for mask in masks), **by_clock(found)}
 
 
 def _mask(kernel, index):

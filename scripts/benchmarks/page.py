@@ -1,5 +1,8 @@
 """The tables and the figure of docs/performance.md, from what was measured."""
 
+import functools
+import itertools
+
 import numpy as np
 from mnist_tables import write_sections
 
@@ -8,6 +11,8 @@ from benchmarks.turns import estimate, ratios
 from rigl_keras.tables import markdown
 
 UPDATE_EVERY = 100
+_CLOCKS = ("wall", "cpu")
+_VERSIONS = ("python", "tensorflow", "keras", "numpy")
 SELECTION_LIMITS = {False: 5, True: 10}  # plain and compiled
 LIMITS = {"initialization": 3, "command line": 0.15, "import": 0.3}
 BYTES_BEYOND_DENSE = {"static": 1, "SET": 1, "RigL": 5}
@@ -16,7 +21,8 @@ OPTIONAL = {"tensorflow_model_optimization", "tensorflow_datasets", "gin"}
 OPTIONAL |= {"matplotlib", "sklearn"}
 EXPONENT_LIMIT = 1.05
 BYTES_TOLERANCE = 0.01  # a weight: the optimizer's counters and the like
-GROWTH_LIMIT = 2**16  # bytes: what TensorFlow's own book-keeping moves by
+GROWTH_LIMIT = 16  # bytes a step: less than any object of Python takes
+FIGURE = "results/performance/updates.png"
 
 
 def write(output, parts):
@@ -30,22 +36,38 @@ def write(output, parts):
       The table of targets.
     """
     head = ["what", "target", "measured", "", "by CPU time", ""]
-    # Only training steps have the last two.
+    # What is no time has no CPU time.
     rows = [row + [""] * (len(head) - len(row)) for row in target_rows(parts)]
-    targets = markdown([head, *rows])
     sections = {
-        "targets": targets,
-        "steps": markdown(step_rows(parts)),
-        "beside TFMOT": markdown(tfmot_rows(parts)),
-        "selection": markdown(selection_rows(parts)),
-        "updates": markdown(update_rows(parts)),
-        "memory": markdown(memory_rows(parts)),
-        "command line": markdown(command_line_rows(parts)),
+        "targets": [head, *rows],
+        "origin": origin_rows(parts),
+        "steps": step_rows(parts),
+        "beside TFMOT": tfmot_rows(parts),
+        "selection": selection_rows(parts),
+        "updates": update_rows(parts),
+        "memory": memory_rows(parts),
+        "command line": command_line_rows(parts),
     }
-    page = {name: f"{table}\n" for name, table in sections.items()}
-    write_sections(output / "performance.md", page)
-    draw(parts, output / "results" / "performance" / "updates.png")
-    return targets
+    tables = {
+        name: f"{markdown(rows)}\n" if len(rows) > 1 else "Not measured.\n"
+        for name, rows in sections.items()
+    }
+    path = output / "performance.md"
+    if not path.exists():
+        path.write_text(_bare_page(sections))
+    write_sections(path, tables)
+    draw(parts, output / FIGURE)
+    return tables["targets"]
+
+
+def _bare_page(sections):
+    """A page of headings, for the tables."""
+    chapters = [
+        f"## {name.capitalize()}\n\n<!-- {name} -->\n<!-- end of {name} -->\n"
+        for name in sections
+    ]
+    figure = f"![Seconds of an update over the number of weights]({FIGURE})\n"
+    return "\n".join(["# What sparse training costs\n", *chapters, figure])
 
 
 def _below(prefix, parts):
@@ -55,6 +77,10 @@ def _below(prefix, parts):
         for name, part in parts.items()
         if name.startswith(prefix)
     }
+
+
+def _rounds(part):
+    return len(next(iter(part["wall"].values())))
 
 
 def _mode(part):
@@ -79,22 +105,20 @@ def target_rows(parts):
             rows += _step_targets(part)
     update = parts.get("steps/resnet50-224")
     if update:
-        ratio = update_to_step(update)
-        rows.append(_at_most("RigL update / step, ResNet-50 at 224×224", ratio, 1))
+        ratio = functools.partial(update_to_step, update)
+        what = "RigL update / step, ResNet-50 at 224×224"
+        rows.append(_at_most(what, 1, ratio("wall"), ratio("cpu")))
     for part in _below("selection/", parts).values():
-        limit = SELECTION_LIMITS[part["jit_compile"]]
-        what = f"sorting / radix, {_size(part['size'])}, {_mode(part)}"
-        speed_up = ratios(_best_sort(part), part["radix"])
-        verdict = speed_up.exceeds(limit)
-        rows.append([what, f"≥ {limit}", _text(speed_up, 1), verdict])
+        rows.append(_selection_target(part))
     for part in _update_parts(parts):
-        p = estimate([exponent(part["sizes"], turn) for turn in _by_round(part)])
         what = f"exponent p of an update's time ~ weights^p, {_mode(part)}"
-        rows.append(_at_most(what, p, EXPONENT_LIMIT))
+        found = (estimate(_exponents(part, key)) for key in _CLOCKS)
+        rows.append(_at_most(what, EXPONENT_LIMIT, *found))
     if "initialization" in parts:
-        seconds = estimate(parts["initialization"]["seconds"])
         what = "`unit_scaled_init`, VGG-16, 80 % sparse"
-        rows.append(_at_most(what, seconds, LIMITS["initialization"], "s"))
+        times = (parts["initialization"][key]["initialization"] for key in _CLOCKS)
+        limit = LIMITS["initialization"]
+        rows.append(_at_most(what, limit, *map(estimate, times), unit="s"))
     rows += _memory_targets(parts)
     for method, part in _below("command line/", parts).items():
         share = estimate([outside_steps(part)])
@@ -111,9 +135,10 @@ def _update_parts(parts):
     return [parts[name] for name in ("updates", "updates/xla") if name in parts]
 
 
-def _by_round(part):
-    """For each round, the times of radix for all sizes."""
-    return zip(*part["radix"], strict=True)
+def _exponents(part, key):
+    """For each round, the exponent of the times of radix for all sizes."""
+    rounds = zip(*part[key]["radix"], strict=True)
+    return [exponent(part["sizes"], times) for times in rounds]
 
 
 def exponent(sizes, times):
@@ -121,9 +146,20 @@ def exponent(sizes, times):
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
-def _at_most(what, value, limit, unit="", digits=2):
-    measured = _text(value, digits, unit)
-    return [what, f"≤ {limit} {unit}".strip(), measured, value.meets(limit)]
+def _at_most(what, limit, wall, cpu, unit=""):
+    """The row of a target for times, by the clock on the wall and by CPU time."""
+    verdicts = [(_text(each, unit=unit), each.meets(limit)) for each in (wall, cpu)]
+    return [what, f"≤ {limit} {unit}".strip(), *verdicts[0], *verdicts[1]]
+
+
+def _selection_target(part):
+    limit = SELECTION_LIMITS[part["jit_compile"]]
+    what = f"sorting / radix, {_size(part['size'])}, {_mode(part)}"
+    row = [what, f"≥ {limit}"]
+    for key in _CLOCKS:
+        found = speed_up(part, key)
+        row += [_text(found, 1), found.exceeds(limit)]
+    return row
 
 
 def _step_targets(part):
@@ -134,9 +170,8 @@ def _step_targets(part):
         ("static / dense step", setup.step_limit, lambda key: part[key]["static"]),
         ("RigL all in / dense", setup.rigl_limit, lambda key: all_in(part, key)),
     ):
-        wall, cpu = (ratios(times(key), part[key]["dense"]) for key in ("wall", "cpu"))
-        row = _at_most(f"{what}, {where}", wall, limit)
-        rows.append([*row, _text(cpu), cpu.meets(limit)])
+        found = (ratios(times(key), part[key]["dense"]) for key in _CLOCKS)
+        rows.append(_at_most(f"{what}, {where}", limit, *found))
     return rows
 
 
@@ -151,15 +186,18 @@ def all_in(part, key="wall", name="RigL"):
     return [step + (both - step) / UPDATE_EVERY for step, both in pairs]
 
 
-def update_to_step(part):
+def update_to_step(part, key="wall"):
     """An update's time over that of the training step that it follows."""
-    both, update = (part[key]["RigL, always updating"] for key in ("wall", "update"))
+    update = part[{"wall": "update", "cpu": "update_cpu"}[key]]
+    both, update = (each["RigL, always updating"] for each in (part[key], update))
     return estimate([u / (b - u) for b, u in zip(both, update, strict=True)])
 
 
-def _best_sort(part):
-    """Times of the faster way to sort, round by round."""
-    return list(map(min, zip(part["argsort"], part["top_k"], strict=True)))
+def speed_up(part, key="wall"):
+    """The time of the faster way to sort over that of radix."""
+    times = part[key]
+    best = map(min, zip(times["argsort"], times["top_k"], strict=True))
+    return ratios(list(best), times["radix"])
 
 
 def _memory_targets(parts):
@@ -167,18 +205,23 @@ def _memory_targets(parts):
     rows = []
     for method, limit in BYTES_BEYOND_DENSE.items():
         if method in memory and "dense" in memory:
-            part = memory[method]
             beyond = beyond_dense(memory, method)
             what = f"variables beyond dense, bytes a weight, {method}"
             most = limit + BYTES_TOLERANCE
             met = "met" if beyond <= most else "missed"
             rows.append([what, f"≤ {most}", f"{beyond:.3f}", met])
-            grown = part["growth"]
-            met = "met" if grown < GROWTH_LIMIT else "missed"
-            what = f"growth of memory in {part['growth_steps']} steps, {method}"
-            limit = f"≤ {GROWTH_LIMIT // 2**10} KiB"
-            rows.append([what, limit, f"{grown / 2**10:.0f} KiB", met])
+        grown = growth(parts, method)
+        if grown is not None:
+            met = "met" if grown <= GROWTH_LIMIT else "missed"
+            what = f"growth of memory, bytes a step, {method}"
+            rows.append([what, f"≤ {GROWTH_LIMIT}", f"{grown:.0f}", met])
     return rows
+
+
+def growth(parts, method):
+    """Bytes of memory that a training takes more with each step; None if not known."""
+    part = parts.get(f"growth/{method}", {"growth": None})
+    return None if part["growth"] is None else part["growth"] / part["growth_steps"]
 
 
 def beyond_dense(memory, method):
@@ -193,10 +236,10 @@ def outside_steps(part):
 
 
 def _import_targets(part):
-    seconds = estimate(part["seconds"])
+    wall, cpu = (estimate(part[key]["import"]) for key in _CLOCKS)
     found = sorted(OPTIONAL & set(part["modules"]))
     return [
-        _at_most("`import rigl_keras`", seconds, LIMITS["import"], "s"),
+        _at_most("`import rigl_keras`", LIMITS["import"], wall, cpu, unit="s"),
         [
             "optional packages that it imports",
             "none",
@@ -209,10 +252,25 @@ def _import_targets(part):
 # Tables
 
 
+def origin_rows(parts):
+    """With what was measured: machine, revision and versions, and which parts."""
+    rows = [["measured with", "parts"]]
+    found: dict[str, list] = {}
+    for name, part in parts.items():
+        environment = part["environment"]
+        versions = environment["versions"]
+        listed = ", ".join(f"{key} {versions[key]}" for key in _VERSIONS)
+        revision = (environment["git_revision"] or "none")[:12]
+        origin = f"{environment['machine']}; revision {revision}; {listed}"
+        found.setdefault(origin, []).append(name)
+    rows += [[origin, ", ".join(names)] for origin, names in found.items()]
+    return rows
+
+
 def step_rows(parts):
     """Milliseconds of dense steps, and ratios of the sparse ones."""
     head = ["model", "", "dense, ms", "static", "SET", "RigL", "update, ms"]
-    rows = [[*head, "RigL all in"]]
+    rows = [[*head, "RigL all in", "rounds"]]
     for part in _below("steps/", parts).values():
         wall = part["wall"]
         if "dense" not in wall:
@@ -227,6 +285,7 @@ def step_rows(parts):
                 _text(ratios(wall["RigL"], base)),
                 f"{1e3 * estimate(part['update']['RigL, always updating']).median:.1f}",
                 _text(ratios(all_in(part), base)),
+                f"{_rounds(part)}",
             ]
         )
     return rows
@@ -258,15 +317,17 @@ def tfmot_rows(parts):
 
 def selection_rows(parts):
     """Milliseconds of a selection by radix and by sorting."""
-    rows = [["scores", "", "radix, ms", "`top_k`, ms", "`argsort`, ms", "speed-up"]]
+    head = ["scores", "", "radix, ms", "`top_k`, ms", "`argsort`, ms", "speed-up"]
+    rows = [[*head, "rounds"]]
     for part in _below("selection/", parts).values():
-        times = (part[name] for name in ("radix", "top_k", "argsort"))
+        times = (part["wall"][name] for name in ("radix", "top_k", "argsort"))
         rows.append(
             [
                 _size(part["size"]),
                 _mode(part),
                 *(f"{1e3 * estimate(each).median:.1f}" for each in times),
-                _text(ratios(_best_sort(part), part["radix"]), 1),
+                _text(speed_up(part), 1),
+                f"{_rounds(part)}",
             ]
         )
     return rows
@@ -276,31 +337,32 @@ def update_rows(parts):
     """Milliseconds a million weights of RigL's choice of masks, by size."""
     rows = [["weights", "", "radix, ms a million", "sorting, ms a million"]]
     for part in _update_parts(parts):
-        sorting = part["sorting"] + [None] * len(part["sizes"])
-        for size, radix, other in zip(
-            part["sizes"], part["radix"], sorting, strict=False
-        ):
-            times = [
-                "" if each is None else _text(estimate(each), 1, factor=1e9 / size)
-                for each in (radix, other)
+        ways = (part["wall"][way] for way in ("radix", "sorting"))
+        for size, *times in itertools.zip_longest(part["sizes"], *ways):
+            texts = [
+                "not timed"
+                if each is None
+                else _text(estimate(each), 1, factor=1e9 / size)
+                for each in times
             ]
-            rows.append([_size(size), _mode(part), *times])
+            rows.append([_size(size), _mode(part), *texts])
     return rows
 
 
 def memory_rows(parts):
     """Bytes of variables and of the process."""
-    rows = [["training", "bytes a weight", "beyond dense", "peak, MiB", "growth, KiB"]]
+    head = ["training", "bytes a weight", "beyond dense", "peak, MiB"]
+    rows = [[*head, "growth, bytes a step"]]
     memory = _below("memory/", parts)
     for method, part in memory.items():
-        beyond = beyond_dense(memory, method) if "dense" in memory else 0.0
+        grown = growth(parts, method)
         rows.append(
             [
                 method,
                 f"{part['variables'] / part['weights']:.3f}",
-                f"{beyond:.3f}",
+                f"{beyond_dense(memory, method):.3f}" if "dense" in memory else "",
                 f"{part['peak'] / 2**20:.0f}",
-                f"{part['growth'] / 2**10:.0f}",
+                "" if grown is None else f"{grown:.0f}",
             ]
         )
     return rows
@@ -315,7 +377,7 @@ def command_line_rows(parts):
         seconds = [(run["parts"][name], run["total"]) for run in runs.values()]
         rows.append([name, *(f"{s:.1f} s, {s / total:.0%}" for s, total in seconds)])
     rest = [(r["total"] - sum(r["parts"].values()), r["total"]) for r in runs.values()]
-    rows.append(["imports and all else", *(f"{s:.1f} s, {s / t:.0%}" for s, t in rest)])
+    rows.append(["all else", *(f"{s:.1f} s, {s / t:.0%}" for s, t in rest)])
     rows.append(["the whole run", *(f"{run['total']:.1f} s" for run in runs.values())])
     return rows
 
@@ -335,10 +397,11 @@ def draw(parts, path):
         for index, way in enumerate(("radix", "sorting")):
             for part in _update_parts(parts):
                 marker = "s--" if part["jit_compile"] else "o-"
-                sizes = part["sizes"][: len(part[way])]
+                found = part["wall"][way]
+                sizes = part["sizes"][: len(found)]
                 label = f"{way}, {_mode(part)}"
                 color = style.line(index)["color"]
-                times = [estimate(each) for each in part[way]]
+                times = [estimate(each) for each in found]
                 axis.plot(
                     sizes, [t.median for t in times], marker, label=label, color=color
                 )

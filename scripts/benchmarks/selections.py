@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.turns import seconds, take_turns
+from benchmarks.turns import by_clock, take_turns, timed
 from rigl_keras import mask_updaters
 from rigl_keras.mask_updaters import KernelState
 from rigl_keras.selection import top_k_mask
@@ -47,7 +47,8 @@ def measure(size, jit_compile=False, rounds=5):
       rounds: int >= 1, how often each is timed.
 
     Returns:
-      A dict with lists of seconds, "radix", "argsort" and "top_k".
+      A dict with, for "wall" and "cpu" time, lists of seconds, "radix", "argsort" and
+      "top_k".
 
     Raises:
       AssertionError: when the masks differ.
@@ -67,9 +68,8 @@ def measure(size, jit_compile=False, rounds=5):
     masks = {name: call() for name, call in calls.items()}
     for name, mask in masks.items():
         assert np.array_equal(mask, masks["radix"]), f"{name} chose others at {size}"
-    timed = {name: functools.partial(seconds, call) for name, call in calls.items()}
-    found = take_turns(timed, rounds)
-    return {"size": size, "jit_compile": jit_compile, **found}
+    found = take_turns({name: timed(call) for name, call in calls.items()}, rounds)
+    return {"size": size, "jit_compile": jit_compile, **by_clock(found)}
 
 
 def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
@@ -82,13 +82,14 @@ def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
       rounds: int >= 1, how often each is timed.
 
     Returns:
-      A dict with "sizes" and, for "radix" and "sorting", a list of seconds, round by
-      round, of each size.
+      A dict with "sizes" and, for "wall" and "cpu" time, of "radix" and "sorting", a
+      list of seconds, round by round, of each size.
 
     Raises:
       AssertionError: when the masks differ.
     """
-    found: dict[str, list] = {"radix": [], "sorting": []}
+    ways = ("radix", "sorting")
+    found: dict[str, dict] = {key: {way: [] for way in ways} for key in ("wall", "cpu")}
     for size in sizes:
         state = _state(size)
         calls = {"radix": _update(state, top_k_mask, jit_compile)}
@@ -96,12 +97,13 @@ def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
             calls["sorting"] = _update(state, by_argsort, jit_compile)
         masks = [call().numpy() for call in calls.values()]
         assert all(np.array_equal(mask, masks[0]) for mask in masks)
-        timed = {
-            name: functools.partial(seconds, lambda call=call: call().numpy())
+        contestants = {
+            name: timed(lambda call=call: call().numpy())
             for name, call in calls.items()
         }
-        for name, times in take_turns(timed, rounds).items():
-            found[name].append(times)
+        for key, times in by_clock(take_turns(contestants, rounds)).items():
+            for name in times:
+                found[key][name].append(times[name])
     return {"sizes": sizes, "jit_compile": jit_compile, **found}
 
 
