@@ -52,6 +52,7 @@ class Attachment:
         self._updater = updater
         self._seed = seed
         self._strategy = compat.strategy_of(model)
+        self._loss = compat.compiled_loss(model)
         # The gradients on `grow_data` would come out with other rounding errors.
         self._suits_xla = grow_data is None and _suits_xla(updater)
         self._uses_xla = self._can_use_xla()
@@ -97,6 +98,8 @@ class Attachment:
         return (
             self.model is model
             and self.optimizer is optimizer
+            # Another loss may depend on other kernels, and has other gradients.
+            and self._loss is compat.compiled_loss(model)
             and self._uses_xla == self._can_use_xla()
             and [id(each.kernel) for each in sparse_kernels(model)]
             == [id(each.kernel) for each in self._kernels]
@@ -191,53 +194,71 @@ class Attachment:
         if self._keeps_gradient and not self.hook.has_kept(step):
             return (
                 "there is no gradient of the last step: it was skipped, as loss "
-                "scaling does, or did not go through the model's optimizer"
+                "scaling does, began before a training went on, or did not go through "
+                "the model's optimizer"
             )
         with self._strategy.scope():
             # Arrays, because TensorFlow keeps every Python number that it has seen.
-            finite = self._compiled_update(
+            *have_gradient, is_finite = self._compiled_update(
                 tf.constant(np.array(step, np.int64)),
                 tf.constant(np.array(amount, np.float32)),
-            )
-        if not bool(finite):
+            ).numpy()
+        self.kernels_without_gradient = [
+            path
+            for path, has_gradient in zip(self.paths, have_gradient, strict=True)
+            if not has_gradient
+        ]
+        if not is_finite:
             return "weights or gradients are not finite"
         return None
 
     def _update(self, step, amount):
-        jobs, missing = [], []
-        gradients = self._growing_gradients()
-        for (index, each), slots, gradient in zip(
-            self._indexed, self._slots, gradients, strict=True
+        """One update in a graph.
+
+        Returns:
+          A bool tensor: for each kernel, whether it has a gradient of this step or
+          needs none; and at last, whether all is finite and masks were changed.
+        """
+        jobs, have_gradient = [], []
+        gradients, are_of_step = self._growing_gradients(step)
+        for position, ((index, each), slots, gradient) in enumerate(
+            zip(self._indexed, self._slots, gradients, strict=True)
         ):
             if gradient is None and self._updater.needs_gradient:
-                missing.append(each.path)
+                have_gradient.append(tf.constant(False))
                 continue
+            has_gradient = are_of_step[position]
+            have_gradient.append(has_gradient)
             state = KernelState(
                 tf.convert_to_tensor(compat.raw(each.kernel)),
                 _mask_of(each),
                 gradient,
                 stateless_seed(self._updater.name, self._seed, index, step),
             )
-            jobs.append((each, slots, state))
-        self.kernels_without_gradient = missing
-        finite = tf.reduce_all([_is_finite(state) for _, _, state in jobs] or [True])
-        masks = self._updater.new_masks([state for _, _, state in jobs], amount)
-        for (each, slots, state), mask in zip(jobs, masks, strict=True):
-            mask = tf.where(finite, mask, state.mask)
+            jobs.append((each, slots, state, has_gradient))
+        finite = tf.reduce_all(
+            [tf.logical_not(has) | _is_finite(state) for *_, state, has in jobs]
+            or [True]
+        )
+        masks = self._updater.new_masks([state for *_, state, _ in jobs], amount)
+        for (each, slots, state, has_gradient), mask in zip(jobs, masks, strict=True):
+            mask = tf.where(finite & has_gradient, mask, state.mask)
             _set_mask(each, slots, state.mask, mask)
-        return finite
+        return tf.stack([*have_gradient, finite])
 
     def _count_active(self):
         masks = [_mask_of(each) for each in self._kernels]
         return tf.add_n([tf.math.count_nonzero(mask) for mask in masks])
 
-    def _growing_gradients(self):
-        """A gradient for each updated kernel, or None."""
-        if self._grow_data is not None:
-            return self._grow_data.gradients()
+    def _growing_gradients(self, step):
+        """A gradient for each updated kernel, or None; and whether it is the step's."""
         if self._keeps_gradient:
-            return [self.hook.kept_gradient(each.kernel) for _, each in self._indexed]
-        return [None] * len(self._indexed)
+            gradients, steps = self.hook.kept_gradients()
+            return gradients, tf.unstack(tf.equal(steps, step))
+        always = [tf.constant(True)] * len(self._indexed)
+        if self._grow_data is not None:
+            return self._grow_data.gradients(), always
+        return [None] * len(self._indexed), always
 
     def _clear_inactive(self):
         for (_, each), slots in zip(self._indexed, self._slots, strict=True):

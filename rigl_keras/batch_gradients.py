@@ -3,6 +3,8 @@
 RigL may grow from such a gradient; gradient flow is measured by it.
 """
 
+import math
+
 import tensorflow as tf
 
 from rigl_keras import compat
@@ -63,7 +65,7 @@ class BatchGradients:
 
         One tensor for each, or None when the loss does not depend on the variable.
         """
-        return self._run(self._loss_gradients)
+        return self._run(self._scaled_loss_gradients)
 
     def hessian_products(self, directions):
         """The Hessian of the loss times vectors, exact, by double backpropagation.
@@ -155,9 +157,23 @@ class BatchGradients:
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
 
-    def _loss_gradients(self):
+    def _scaled_loss_gradients(self):
+        """Gradients that float16 does not flush to 0, where training scales its loss.
+
+        The loss is a mean, so that what reaches the layers shrinks as the batch grows.
+        A power of two changes no digit.
+        """
+        optimizer = self._model.optimizer
+        if compat.innermost_optimizer(optimizer) is optimizer:
+            return self._loss_gradients()
+        examples = len(tf.nest.flatten(self._data)[0])
+        scale = 2.0 ** math.ceil(math.log2(examples))
+        gradients = self._loss_gradients(scale)
+        return [None if each is None else each / scale for each in gradients]
+
+    def _loss_gradients(self, scale=1.0):
         with tf.GradientTape() as tape:
-            loss = self._loss()
+            loss = scale * self._loss()
         return [
             # Dense, where it is that of an embedding.
             None if gradient is None else tf.convert_to_tensor(gradient)

@@ -22,6 +22,9 @@ class Static(SparseTraining):
     Source: Evci et al. 2022, "Scratch".
     """
 
+    def check_pace(self, batches):
+        """Any pace will do, since no mask is to change."""
+
 
 class _Dynamic(SparseTraining):
     """Updates the masks every `update_freq` steps, by the rule of `updater`."""

@@ -304,7 +304,7 @@ def learning_rate(optimizer, step):
 _Variable = keras.Variable if IS_KERAS_3 else tf.Variable
 
 
-def set_gradient_hook(optimizer, hook):
+def set_gradient_hook(optimizer, hook, own=()):
     """Puts `hook` before the innermost optimizer's step; returns a function to undo it.
 
     There gradients are unscaled and finite under loss scaling, and steps of custom
@@ -314,6 +314,9 @@ def set_gradient_hook(optimizer, hook):
       optimizer: an optimizer, perhaps in wrappers.
       hook: function `(gradients, variables, summed) -> gradients`; `summed` says that
         the gradients are already summed over the replicas.
+      own: variables of Keras that are to be seen as such, and constrained, where a step
+        hands over what TensorFlow has in their place, as a tape's `watched_variables`
+        does.
     """
     optimizer = innermost_optimizer(optimizer)
     name, hooked = ("apply", _hooked_apply)
@@ -325,10 +328,12 @@ def set_gradient_hook(optimizer, hook):
         function = hooked(getattr(optimizer, name), optimizer, hooks)
         function.hooks = hooks
         setattr(optimizer, name, function)
-    hooks.append(hook)
+    # One key for a variable, its replicas' components and what wraps it.
+    hook_with_own = hook, {optimizer._var_key(variable): variable for variable in own}
+    hooks.append(hook_with_own)
 
     def undo():
-        hooks.remove(hook)
+        hooks.remove(hook_with_own)
         if not hooks:
             vars(optimizer).pop(name, None)
 
@@ -340,11 +345,9 @@ def _hooked_apply(apply, optimizer, hooks):
         variables = trainable_variables
         if variables is None:
             variables = optimizer._trainable_variables
-        gradients, variables = list(grads), list(variables)
-        for hook in hooks:
-            # Loss scaling hands over gradients that are not yet summed over replicas.
-            gradients = hook(gradients, variables, False)
-        return apply(gradients, trainable_variables)
+        # Loss scaling hands over gradients that are not yet summed over replicas.
+        gradients, variables = _pass_hooks(optimizer, hooks, grads, variables, False)
+        return apply(gradients, None if trainable_variables is None else variables)
 
     return hooked
 
@@ -357,13 +360,24 @@ def _hooked_apply_gradients(apply_gradients, optimizer, hooks):
         summed = kwargs.get("skip_gradients_aggregation", False) or not kwargs.get(
             "experimental_aggregate_gradients", True
         )
-        for hook in hooks:
-            gradients = hook(gradients, variables, summed)
+        gradients, variables = _pass_hooks(
+            optimizer, hooks, gradients, variables, summed
+        )
         return apply_gradients(
             list(zip(gradients, variables, strict=True)), name=name, **kwargs
         )
 
     return hooked
+
+
+def _pass_hooks(optimizer, hooks, gradients, variables, summed):
+    """The gradients that hooks return, and the variables, Keras's where they know."""
+    gradients, variables = list(gradients), list(variables)
+    for hook, own in hooks:
+        if own:
+            variables = [own.get(optimizer._var_key(v), v) for v in variables]
+        gradients = hook(gradients, variables, summed)
+    return gradients, variables
 
 
 def strategy_of(layer):
@@ -448,6 +462,44 @@ def refuse_fit(model):
 
     # Past Keras, which tracks attributes.
     object.__setattr__(model, "fit", fit)
+
+
+# What makes an epoch's logs of its last step's.
+_EPOCH_LOGS = (
+    "_get_metrics_result_or_logs" if IS_KERAS_3 else "_validate_and_get_metrics_result"
+)
+
+
+def pass_over_in_logs(model, names):
+    """Has `fit` find the metrics of an epoch in spite of other names in its logs.
+
+    Keras replaces the logs of the last step, which replicas have each for itself, by
+    the results of the metrics, but only where both have the same names.
+
+    Args:
+      model: a model that is to be trained.
+      names: collection of the other names, which may change.
+
+    Returns:
+      A function that leaves the model as it was.
+    """
+    own_logs = getattr(type(model), _EPOCH_LOGS)
+
+    def epoch_logs(logs):
+        if not isinstance(logs, dict):
+            return own_logs(model, logs)
+        others = {name: value for name, value in logs.items() if name in names}
+        of_metrics = {name: logs[name] for name in logs if name not in others}
+        return {**own_logs(model, of_metrics), **others}
+
+    # Past Keras, which tracks attributes.
+    object.__setattr__(model, _EPOCH_LOGS, epoch_logs)
+    return lambda: vars(model).pop(_EPOCH_LOGS, None)
+
+
+def compiled_loss(model):
+    """What `compile` made of a model's loss, to see whether it was called again."""
+    return getattr(model, "_compile_loss" if IS_KERAS_3 else "compiled_loss", None)
 
 
 def report_metrics_once(model):

@@ -44,26 +44,29 @@ class GradientHook:
         gradient_decay=0.0,
     ):
         self._optimizer = optimizer
+        self._kernels = [each.kernel for each in kernels]
         self._masks = {id(each.kernel): each.mask for each in kernels}
         self._undo: Any = None
         self.was_called = False
-        self._missing: set[int] = set()  # ids of kernels without a gradient
         self._kept = {}
         if keep_gradients:
             self._kept = {id(each.kernel): _own_by_replica(each) for each in kernels}
             self._keep_at = tf.Variable(_NEVER, trainable=False, dtype=tf.int64)
-            self._kept_at = _scalar_of_first_replica(_NEVER, tf.int64)
+            # At which step for each kernel, and at last for any step that was seen.
+            self._kept_at = _of_first_replica([_NEVER] * (len(kernels) + 1), tf.int64)
         self._decay = gradient_decay
         self.gradient_averages = {
             each.path: self._kept[id(each.kernel)] for each in kernels if gradient_decay
         }
         self.highest_learning_rate: tf.Variable | None = None
         if follow_learning_rate:
-            self.highest_learning_rate = _scalar_of_first_replica(0.0, tf.float32)
+            self.highest_learning_rate = _of_first_replica(0.0, tf.float32)
 
     def attach(self):
         """Puts the hook on the optimizer."""
-        self._undo = compat.set_gradient_hook(self._optimizer, self._on_gradients)
+        self._undo = compat.set_gradient_hook(
+            self._optimizer, self._on_gradients, own=self._kernels
+        )
 
     def detach(self):
         """Takes the hook off the optimizer again."""
@@ -82,17 +85,19 @@ class GradientHook:
             self._keep_at.assign(np.array(_NEVER if step is None else step))
 
     def has_kept(self, step):
-        """True when the gradients of the step that ended at `step` are there."""
-        return int(self._kept_at.numpy()) == step
+        """True when gradients of the step that ended at `step` are there."""
+        return int(self._kept_at.numpy()[-1]) == step
 
-    def kept_gradient(self, kernel):
-        """The dense gradient of a kernel, summed over the replicas, as a tensor.
+    def kept_gradients(self):
+        """The dense gradients of the kernels, summed over the replicas.
 
-        None when the loss does not depend on the kernel.
+        Returns:
+          A tensor for each kernel, in their order; and an int64 tensor with the steps
+          that they are of, which are others where a step's loss does not depend on the
+          kernel.
         """
-        if id(kernel) in self._missing:
-            return None
-        return tf.convert_to_tensor(self._kept[id(kernel)])
+        gradients = [tf.convert_to_tensor(each) for each in self._kept.values()]
+        return gradients, tf.convert_to_tensor(self._kept_at)[:-1]
 
     def _on_gradients(self, gradients, variables, summed):
         self.was_called = True
@@ -120,17 +125,23 @@ class GradientHook:
     def _keep(self, dense, batch, summed):
         if not self._kept:
             return
-        self._missing = set(self._kept) - set(dense)
         count = compat.accumulation_steps(self._optimizer)
         ends_at = batch // count + 1  # the step that this batch belongs to
         is_first = tf.equal(batch % count, 0) if count > 1 else True
+        is_last = tf.equal((batch + 1) % count, 0)
+        are_here = np.array([key in dense for key in self._kept] + [True])
 
         def keep():
+            before = tf.convert_to_tensor(self._kept_at)
+            # Earlier batches of the step may have come before this training.
+            are_whole = tf.logical_or(is_first, tf.equal(before, _until(batch)))
+            now = tf.where(is_last, ends_at, _until(batch + 1))
+            now = tf.where(are_whole, now, _NEVER)
+            self._kept_at.assign(tf.where(are_here, now, before))
             for key in set(self._kept) & set(dense):
                 kept = self._kept[key]
                 share = _share_of_replica(dense[key], summed) / count
                 kept.assign(self._added(tf.convert_to_tensor(kept), share, is_first))
-            self._kept_at.assign(tf.where((batch + 1) % count == 0, ends_at, _NEVER))
 
         if self._decay:
             keep()
@@ -147,6 +158,11 @@ class GradientHook:
         return tf.where(tf.reduce_all(tf.math.is_finite(gradient)), new, kept)
 
 
+def _until(batch):
+    """What notes that a step's batches before this one are kept; no step's number."""
+    return _NEVER - 1 - batch
+
+
 def _own_by_replica(kernel):
     return tf.Variable(
         np.zeros(tuple(kernel.kernel.shape), np.float32),
@@ -157,7 +173,7 @@ def _own_by_replica(kernel):
     )
 
 
-def _scalar_of_first_replica(value, dtype):
+def _of_first_replica(value, dtype):
     return tf.Variable(
         value,
         dtype=dtype,

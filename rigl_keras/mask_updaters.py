@@ -100,6 +100,7 @@ class MaskUpdater:
         replaced = tf.cast(
             tf.floor(tf.cast(active, tf.float32) * drop_fraction), tf.int32
         )
+        replaced = tf.minimum(replaced, active)  # which float32 may have rounded up
         drop_scores = self._with_noise(self.drop_scores(state), state.seed)
         kept = top_k_mask(drop_scores, active - replaced, where=state.mask)
         candidates = tf.logical_not(kept)

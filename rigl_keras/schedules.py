@@ -13,7 +13,7 @@ def cosine(drop_fraction, step, last_update_step, first_step=0):
 
     Args:
       drop_fraction: the fraction at the first step, in [0, 1].
-      step: int, at least `first_step`.
+      step: int; below `first_step` the fraction is the first.
       last_update_step: int > first_step, the step at which the fraction reaches 0.
       first_step: int, the step at which the training began.
 
@@ -23,7 +23,8 @@ def cosine(drop_fraction, step, last_update_step, first_step=0):
     Source: Evci et al. 2020 (RigL), section 3, "Update schedule"; Dettmers &
     Zettlemoyer 2019.
     """
-    progress = (step - first_step) / (last_update_step - first_step)
+    # A new optimizer counts from 0 again, below the first step of an earlier training.
+    progress = max(step - first_step, 0) / max(last_update_step - first_step, 1)
     return drop_fraction / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 

@@ -87,17 +87,23 @@ class Session:
           What the function returns.
 
         Raises:
-          ValueError: when gradients went past the optimizer's `apply`, unmasked.
+          ValueError: when gradients went past the optimizer's `apply`, unmasked; or
+            when the first call applied gradients more often than members count on.
         """
-        if not self._is_complete:
+        is_first = not self._is_complete
+        if is_first:
             self._complete()
         for member in self._members:
             member.before_steps()
         result = function(*args, **kwargs)
-        for member in self._members:
-            member.after_steps()
         if self._unseen:
             self._check_seen()
+        if is_first:
+            batches = self._attachments()[0].batches() - self._first_batch
+            for member in self._members:
+                member.check_pace(batches)
+        for member in self._members:
+            member.after_steps()
         return result
 
     def _complete(self):
@@ -187,6 +193,7 @@ class FitSession(Session):
         self._train_function: Any = None
         self._traced_with: list = []
         self._is_left_behind = False
+        self._undo_logs: Any = None
 
     def join(self, member):
         """Takes a callback in, and stands in for the train function."""
@@ -200,6 +207,7 @@ class FitSession(Session):
         self._is_left_behind = False
         # Past Keras, which tracks attributes.
         object.__setattr__(model, "make_train_function", self._make_train_function)
+        self._undo_logs = compat.pass_over_in_logs(model, self.logs)
 
     def _make_train_function(self, *args, **kwargs):
         """Keras asks for the train function when a training begins: a later one."""
@@ -240,3 +248,4 @@ class FitSession(Session):
     def _end(self):
         super()._end()
         vars(self.model).pop("make_train_function", None)
+        self._undo_logs()

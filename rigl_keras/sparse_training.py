@@ -185,6 +185,24 @@ class SparseTraining(keras.callbacks.Callback):
     def _prepare_state(self, model):
         pass
 
+    def check_pace(self, batches):
+        """Called by the session after the first call of the training step.
+
+        Args:
+          batches: int, how often that call applied gradients.
+
+        Raises:
+          ValueError: when it was more often than updates are planned by.
+        """
+        if batches > self._steps_per_execution:
+            raise ValueError(
+                "Expected a call of the training step to apply gradients "
+                f"{self._steps_per_execution} times at most, but the first one applied "
+                f"them {batches} times, so that {type(self).__name__} would update "
+                "masks too late. Apply them once for each batch; or train in a loop of "
+                f"your own, inside attached(..., steps_per_run={batches})."
+            )
+
     def before_steps(self):
         """Called by the session before the step, or the steps of an execution."""
 

@@ -128,7 +128,8 @@ PARTS = {
     **{
         f"growth/{method}": Part(
             "footprint:measure_memory",
-            {"method": method, "width": 512, "batch_size": 32, "steps": 3000},
+            {"method": method, "width": 512, "batch_size": 32, "steps": 9000},
+            "full",
             # So that the memory of Python's objects is seen too.
             environment={"PYTHONMALLOC": "malloc"},
         )

@@ -186,3 +186,13 @@ def test_on_replicas_keras_itself_fails_and_this_is_said():
         model = tiny.sparse_mlp(steps_per_execution=2)
     with pytest.raises(ValueError, match="steps_per_execution=2 on 2 replicas"):
         tiny.fit(model, Static())
+
+
+def test_a_step_that_began_before_another_callback_came_is_not_grown_by():
+    model = tiny.compiled(exact_net(), sgd(4))
+    fit(model, tiny.forever(RigL, 2), x=X[:28], y=Y[:28], batch_size=4)
+    before = rigl_keras.get_masks(model)
+    # Its eighth batch ends the second step, of which it has not seen the others.
+    with pytest.warns(UserWarning, match="began before a training went on"):
+        fit(model, tiny.forever(RigL, 2), x=X[28:32], y=Y[28:32], batch_size=4)
+    tiny.assert_same_masks(before, rigl_keras.get_masks(model))

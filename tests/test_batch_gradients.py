@@ -359,3 +359,19 @@ def test_the_gradient_of_an_embedding_is_dense():
     np.testing.assert_array_equal(
         gradient.any(axis=1), [False, True, False, True, False]
     )
+
+
+def test_float16_does_not_lose_the_gradients_of_a_large_batch():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    layers = [LAYERS.Dense(8, use_bias=False), LAYERS.Dense(3, use_bias=False)]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    # Small enough that what reaches the first layer is near the least of float16.
+    tiny.set_integer_weights(model, divisor=2.0**13)
+    model = tiny.compiled(model)
+    x, y = tiny.data(1000)
+    first, second = (layer.kernel.numpy().astype(np.float64) for layer in layers)
+    expected = 2 * x.T @ ((x @ first @ second - y) @ second.T) / y.size
+    batch = BatchGradients(model, (x, y), [layers[0].kernel])
+    (gradient,) = evaluate(model, batch.gradients)
+    error = np.abs(gradient - expected).max() / np.abs(expected).max()
+    assert error < 0.005  # without scaling: 0.05

@@ -244,6 +244,23 @@ def test_a_step_by_another_optimizer_is_told():
         callback.run(make_step(model, sgd()), *BATCHES[0])
 
 
+def test_a_call_of_more_steps_than_was_said_is_refused():
+    def train(callback, **options):
+        """Trains by a function that applies gradients twice; True for new masks."""
+        model, optimizer = exact_net(), sgd()
+        before = rigl_keras.get_masks(model)
+        with callback.attached(model, optimizer, **options):
+            step = make_step(model, optimizer)
+            callback.run(lambda: [step(*BATCHES[0]) for _ in range(2)])
+        after = rigl_keras.get_masks(model)
+        return any((before[path] != after[path]).any() for path in before)
+
+    with pytest.raises(ValueError, match="steps_per_run=2"):
+        train(tiny.forever(SET, 2))
+    assert train(tiny.forever(SET, 2), steps_per_run=2, total_steps=4)
+    assert not train(Static())
+
+
 def test_run_outside_of_the_context_is_refused():
     callback = Static()
     with pytest.raises(ValueError, match="attached"):

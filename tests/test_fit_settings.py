@@ -315,3 +315,18 @@ def test_fine_tuning_a_trained_dense_model(callback):
     train(model, callback(), epochs=20)
     tuned = model.evaluate(X, Y, verbose=0)
     assert trained < cut and tuned < cut
+
+
+def test_metrics_of_replicas_are_those_of_the_whole_batch():
+    with tiny.two_replicas().scope():
+        model = tiny.sparsify(tiny.mlp())
+        tiny.compiled(model, OPTIMIZERS.SGD(0.0), metrics=["mae"])
+    # Of seven examples one replica gets four, so that a mean of means is another.
+    x, y = tiny.data(7)
+    y[-1] += 8
+    expected = np.abs(model.predict(x, verbose=0) - y).mean()
+    options = {"batch_size": 4, "validation_data": (x, y), "verbose": 0}
+    logs = model.fit(x, y, callbacks=[Static()], **options).history
+    assert logs["sparsity"] == [0.5]
+    for name in ("mae", "val_mae"):
+        np.testing.assert_allclose(logs[name], [expected], rtol=1e-5, err_msg=name)

@@ -326,3 +326,14 @@ def test_set_draws_differ_by_kernel_and_update():
         )
         grown += [m.tobytes() for m in rigl_keras.get_masks(model).values()]
     assert len(set(grown)) == 4
+
+
+@pytest.mark.slow
+def test_counts_that_float32_rounds_up_are_kept():
+    active = 2**24 + 3  # 2**24 + 4 in float32
+    mask = np.arange(2**24 + 9) < active
+    state = mask_updaters.KernelState(
+        tf.zeros(mask.shape), tf.constant(mask), None, tf.zeros([2], tf.int64)
+    )
+    new = mask_updaters.SET().new_mask(state, tf.constant(1.0))
+    assert np.count_nonzero(new) == active

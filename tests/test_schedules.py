@@ -25,6 +25,11 @@ def test_cosine_at_hand_worked_steps(step, fraction):
     assert later == pytest.approx(fraction)
 
 
+def test_cosine_is_the_first_before_its_beginning():
+    assert schedules.cosine(0.3, 100, 1250, first_step=500) == 0.3
+    assert schedules.cosine(0.3, 100, 500, first_step=500) == 0.3
+
+
 def test_cosine_stays_at_0_after_its_end():
     assert schedules.cosine(0.3, 150, 100) == pytest.approx(0, abs=1e-12)
 
