@@ -239,7 +239,7 @@ def _arguments():
     if not chosen(args.kind, args.only):
         parser.error(f"--only={args.only!r} matches none of {chosen(args.kind)}.")
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("the figure needs matplotlib: pip install 'rigl_keras[plots]'.")
+        parser.error("the figure needs matplotlib: pip install matplotlib.")
     return args
 
 

@@ -215,6 +215,22 @@ def test_the_page_of_the_docs_has_the_tables_of_its_numbers(tmp_path):
     assert left.read_text() == right.read_text()
 
 
+def test_each_part_tells_with_what_it_was_measured():
+    versions = dict.fromkeys(("python", "tensorflow", "keras", "numpy"), "1.0")
+    same = {"machine": "m", "versions": versions}
+    revisions = {"a": "0" * 40, "b": "0" * 40 + "-dirty", "c": "0" * 40, "d": None}
+    parts = {
+        name: {"environment": {**same, "git_revision": revision}}
+        for name, revision in revisions.items()
+    }
+    listed = "python 1.0, tensorflow 1.0, keras 1.0, numpy 1.0"
+    expected = {"0" * 12: "a, c", "0" * 12 + "-dirty": "b", "none": "d"}
+    assert " ".join(page.origins(parts).split()) == " ".join(
+        f"- m; revision {revision}; {listed}: {names}"
+        for revision, names in expected.items()
+    )
+
+
 def test_training_steps_are_judged_by_cpu_time_too(parts):
     times = {"dense": [1.0] * 6, "static": [1.0] * 6, "RigL": [1.0] * 6}
     times["RigL, always updating"] = [2.0] * 6

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import textwrap
 
 import numpy as np
 from mnist_tables import write_sections
@@ -40,7 +41,6 @@ def write(output, parts):
     rows = [row + [""] * (len(head) - len(row)) for row in target_rows(parts)]
     sections = {
         "targets": [head, *rows],
-        "origin": origin_rows(parts),
         "steps": step_rows(parts),
         "beside TFMOT": tfmot_rows(parts),
         "selection": selection_rows(parts),
@@ -52,9 +52,10 @@ def write(output, parts):
         name: f"{markdown(rows)}\n" if len(rows) > 1 else "Not measured.\n"
         for name, rows in sections.items()
     }
+    tables = {"origin": origins(parts), **tables}
     path = output / "performance.md"
     if not path.exists():
-        path.write_text(_bare_page(sections))
+        path.write_text(_bare_page(tables))
     write_sections(path, tables)
     draw(parts, output / FIGURE)
     return tables["targets"]
@@ -252,19 +253,21 @@ def _import_targets(part):
 # Tables
 
 
-def origin_rows(parts):
-    """With what was measured: machine, revision and versions, and which parts."""
-    rows = [["measured with", "parts"]]
+def origins(parts):
+    """A list of machines, revisions and versions, and what was measured with each."""
     found: dict[str, list] = {}
     for name, part in parts.items():
         environment = part["environment"]
         versions = environment["versions"]
         listed = ", ".join(f"{key} {versions[key]}" for key in _VERSIONS)
-        revision = (environment["git_revision"] or "none")[:12]
+        revision, dash, dirty = (environment["git_revision"] or "none").partition("-")
+        revision = f"{revision[:12]}{dash}{dirty}"
         origin = f"{environment['machine']}; revision {revision}; {listed}"
         found.setdefault(origin, []).append(name)
-    rows += [[origin, ", ".join(names)] for origin, names in found.items()]
-    return rows
+    items = (f"- {origin}: {', '.join(names)}" for origin, names in found.items())
+    return "".join(
+        f"{textwrap.fill(item, 88, subsequent_indent='  ')}\n" for item in items
+    )
 
 
 def step_rows(parts):
