@@ -505,7 +505,7 @@ def compiled_loss(model):
 def report_metrics_once(model):
     """Has Keras 2 report metrics of several workers as they are.
 
-    Each worker's are those of all; `fit` and `evaluate` would add them up.
+    Each worker's are those of all; the logs of a batch would add them up.
     """
     if not IS_KERAS_3:
         model.distribute_reduction_method = "first"
