@@ -1,27 +1,29 @@
 """Sparse training for Keras: masks, SET, RigL and pruning as callbacks of `fit`."""
 
 from rigl_keras import (
+    callbacks,
     cost,
     distributions,
     init_utils,
     mask_updaters,
+    metainit,
     schedules,
     selection,
 )
-from rigl_keras.callbacks import SET, SNFS, RigL, RigLInverted, Static
-from rigl_keras.conversion import sparsify, strip
-from rigl_keras.cost import model_cost, training_flops
-from rigl_keras.gradient_flow import FlowMeter, GradientFlow
-from rigl_keras.gradient_regularization import regularize_gradient
-from rigl_keras.layers import Sparse
-from rigl_keras.masks import get_masks, set_masks, sparse_kernels
-from rigl_keras.metainit import meta_init
-from rigl_keras.observers import MaskUpdateObserver
-from rigl_keras.oneshot import prune_once
-from rigl_keras.pruning import Pruning
-from rigl_keras.sparse_model import SparseModel
-from rigl_keras.summary import summary
-from rigl_keras.tfmot import from_tfmot
+from rigl_keras.conversion.convert import sparsify, strip
+from rigl_keras.conversion.from_tfmot import from_tfmot
+from rigl_keras.core.masks import get_masks, set_masks, sparse_kernels
+from rigl_keras.costs.counting import model_cost, training_flops
+from rigl_keras.costs.summary import summary
+from rigl_keras.layers.sparse import Sparse
+from rigl_keras.layers.sparse_model import SparseModel
+from rigl_keras.training.dynamic import SET, SNFS, RigL, RigLInverted, Static
+from rigl_keras.training.gradient_flow import FlowMeter, GradientFlow
+from rigl_keras.training.gradient_penalty import regularize_gradient
+from rigl_keras.training.metainit import meta_init
+from rigl_keras.training.observers import MaskUpdateObserver
+from rigl_keras.training.one_shot import prune_once
+from rigl_keras.training.pruning import Pruning
 from rigl_keras.version import __version__
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "SparseModel",
     "Static",
     "__version__",
+    "callbacks",
     "cost",
     "distributions",
     "from_tfmot",
@@ -44,6 +47,7 @@ __all__ = [
     "init_utils",
     "mask_updaters",
     "meta_init",
+    "metainit",
     "model_cost",
     "prune_once",
     "regularize_gradient",

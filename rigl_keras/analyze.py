@@ -14,27 +14,22 @@ import os
 import sys
 from collections.abc import Callable
 
-from rigl_keras import (
-    analyses,
-    command_line,
-    comparisons,
-    networks,
-    results,
-    signals,
-    tables,
-)
-from rigl_keras.findings import Finding
-from rigl_keras.saved_runs import SavedRun, find_runs
+from rigl_keras import networks
+from rigl_keras.common import tables
+from rigl_keras.findings import comparisons, of_runs, signals
+from rigl_keras.findings.finding import Finding
+from rigl_keras.program import command_line, files
+from rigl_keras.program.saved_runs import SavedRun, find_runs
 
 _RUNS: dict[str, Callable[..., Finding]] = {
-    "gradient_flow": analyses.gradient_flow,
-    "mask_updates": analyses.mask_updates,
+    "gradient_flow": of_runs.gradient_flow,
+    "mask_updates": of_runs.mask_updates,
     "distances": comparisons.distance_to_reference,
     "map": comparisons.solution_map,
     "interpolation": comparisons.interpolations,
     "ensembles": comparisons.ensemble,
-    "masks": analyses.masks_over_time,
-    "hessian": analyses.hessian,
+    "masks": of_runs.masks_over_time,
+    "hessian": of_runs.hessian,
 }
 _PARENT = "run to compare with; default: the one that each run's masks come from"
 _ONE = "run to compare with"
@@ -168,11 +163,11 @@ def write(finding, settings, folder, name):
         "text": finding.text,
         "table": {"columns": finding.columns, "rows": finding.rows},
         "config": settings,
-        **results.environment(),
+        **files.environment(),
     }
-    results.write_arrays(f"{path}.npz", finding.arrays, description)
+    files.write_arrays(f"{path}.npz", finding.arrays, description)
     # Last: where it is, all is.
-    results.write_json(f"{path}.json", description)
+    files.write_json(f"{path}.json", description)
 
 
 def main(arguments=None):

@@ -12,16 +12,12 @@ import ast
 import json
 import sys
 
-from rigl_keras import (
-    command_line,
-    cost,
-    distributions,
-    kernels,
-    networks,
-    results,
-    schedules,
-    tables,
-)
+from rigl_keras import networks
+from rigl_keras.algorithms import schedules
+from rigl_keras.common import tables
+from rigl_keras.core import distributions, kernels
+from rigl_keras.costs import counting
+from rigl_keras.program import command_line, files
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,7 +57,7 @@ def make_parser():
     add("--json", action="store_true", help="print JSON in place of tables")
     training = parser.add_argument_group("FLOPs of a training")
     add = training.add_argument
-    add("--method", action="append", default=[], choices=cost.METHODS)
+    add("--method", action="append", default=[], choices=counting.METHODS)
     add("--steps", type=int, default=32_000)
     add("--batch_size", type=int, default=4096)
     add("--update_freq", type=int, default=100, help="steps between mask updates")
@@ -113,9 +109,9 @@ def compute(options):
     distribute = distributions.from_name(options.distribution)
     dense = dict.fromkeys(options.dense, 0.0)
     planned = distribute(shapes, options.sparsity, dense)
-    counted = cost.model_cost(model, planned)
+    counted = counting.model_cost(model, planned)
     trainings = {
-        method: cost.training_flops(
+        method: counting.training_flops(
             counted,
             method,
             options.steps,
@@ -162,7 +158,7 @@ def as_dict(counted, trainings):
 
 
 def _totals_table(counted, trainings, options):
-    dense_training = cost.training_flops(
+    dense_training = counting.training_flops(
         counted, "dense", options.steps, options.batch_size
     )
     numbers = {
@@ -218,7 +214,7 @@ def main(arguments=None):
         description = {
             **vars(options),
             **as_dict(counted, trainings),
-            **results.environment(),
+            **files.environment(),
         }
         print(json.dumps(description, indent=1))
         return 0

@@ -10,26 +10,23 @@ that of the runs' run.json; gin files and bindings change it.
 
 import dataclasses
 import os
-import warnings
 
 import gin
 import numpy as np
 from absl import app, flags
 
-from rigl_keras import command_line, experiment, results, tables
 from rigl_keras.analysis import interpolation
-from rigl_keras.checkpoints import masks_in, read_model
-from rigl_keras.checks import check_int
+from rigl_keras.common import tables
+from rigl_keras.common.checks import check_int
+from rigl_keras.findings.line import BATCH_SIZE, interpolate_checkpoints
 from rigl_keras.plots import interpolation as plots
-from rigl_keras.results import RUN_FILE
-from rigl_keras.run import CONFIG_FILE
-from rigl_keras.saved_runs import network_at, run_of
+from rigl_keras.program import command_line, files
+from rigl_keras.program.files import RUN_FILE
+from rigl_keras.program.run import CONFIG_FILE
+from rigl_keras.program.saved_runs import run_of
 
 ARRAYS_FILE = "interpolation.npz"
 FIGURE_FILE = "interpolation.png"
-_BATCH_SIZE = 1000
-# By --load_mask_from; any other, -1, takes no masks.
-_MASK_SOURCES = {0: "start", 1: "end"}
 
 FLAGS = flags.FLAGS
 
@@ -70,7 +67,7 @@ class InterpolationConfig:
     i_start: float = -0.2
     i_end: float = 1.2
     n_interpolation: int = 29
-    batch_size: int = _BATCH_SIZE
+    batch_size: int = BATCH_SIZE
     num_train: int | None = None
     reestimate_batch_norm: bool = True
 
@@ -91,95 +88,6 @@ class InterpolationConfig:
     def coefficients(self):
         """Array of the coefficients."""
         return interpolation.spaced(self.i_start, self.i_end, self.n_interpolation)
-
-
-def interpolate_checkpoints(
-    start,
-    end,
-    coefficients=interpolation.COEFFICIENTS,
-    load_mask_from=-1,
-    eval_on_train=True,
-    num_train=None,
-    batch_size=_BATCH_SIZE,
-    reestimate_batch_norm=True,
-    images=None,
-):
-    """Evaluates networks along the line between two checkpoints.
-
-    Gin's configuration must be that of the network, as `SavedRun.configure` makes it.
-
-    Args:
-      start: path of the checkpoint at 0.
-      end: path of the checkpoint at 1.
-      coefficients: floats [n].
-      load_mask_from: 0 for the masks of `start` at all points, 1 for those of `end`, -1
-        for the plain line. A dense network has none, and masks nothing.
-      eval_on_train: whether to evaluate on the training set, and not on the test set
-        alone.
-      num_train: see `InterpolationConfig`, as for the following.
-      batch_size: int >= 1.
-      reestimate_batch_norm: bool.
-      images: what `data.load` returns; None loads those of gin's `data`, which takes
-        seconds.
-
-    Returns:
-      A dict of float arrays [n]: "test_loss" in nats, without regulariser,
-      "test_accuracy" in [0, 1], and with `eval_on_train` "train_loss" and
-      "train_accuracy".
-
-    Raises:
-      ValueError: for checkpoints that cannot be read or are not of the configured
-        network, or an argument out of range.
-    """
-    check_int("interpolate.batch_size", batch_size, minimum=1)
-    if num_train is not None:
-        check_int("interpolate.num_train", num_train, minimum=1)
-    if load_mask_from not in (*_MASK_SOURCES, -1):
-        raise ValueError(
-            f"Expected load_mask_from to be 0, 1 or -1, got {load_mask_from!r}."
-        )
-    images = experiment.load_data() if images is None else images
-    # Either may be of another network; the one that is left is as good as the other.
-    for path in (start, end):
-        model = network_at(path, images)
-    train = images.train_in_order(batch_size, num_train)
-    test = images.test_in_order(batch_size)
-    return interpolation.interpolate(
-        model,
-        _parameters(start, model),
-        _parameters(end, model),
-        {"train": train, "test": test} if eval_on_train else {"test": test},
-        coefficients,
-        masks=_masks(start, end, load_mask_from),
-        batch_norm_data=train,
-        reestimate_batch_norm=reestimate_batch_norm,
-    )
-
-
-def _parameters(checkpoint, model):
-    """What training changes by its gradient: dict from paths to arrays."""
-    values = read_model(checkpoint)
-    return {name: values[name] for name in interpolation.trainable_variables(model)}
-
-
-def _masks(start, end, load_mask_from):
-    """The masks of all points, by kernels' paths; warns when they cut an end off."""
-    if load_mask_from not in _MASK_SOURCES:
-        return None
-    paths = {"start": start, "end": end}
-    source = paths[_MASK_SOURCES[load_mask_from]]
-    masks = masks_in(read_model(source))
-    for path in paths.values():
-        values = read_model(path)
-        lost = sum(np.count_nonzero(values[k][~mask]) for k, mask in masks.items())
-        if lost:
-            warnings.warn(
-                f"{lost} weights of {path} lie off the masks of {source}, which all "
-                "points have: the line does not pass through that network. With "
-                "load_mask_from=-1 it does.",
-                stacklevel=3,
-            )
-    return masks
 
 
 def check_flags():
@@ -238,11 +146,11 @@ def write(folder, coefficients, found):
         "end": FLAGS.ckpt_end,
         "load_mask_from": FLAGS.load_mask_from,
         "config": gin.config_str(),
-        **results.environment(),
+        **files.environment(),
     }
-    results.write_text(os.path.join(folder, CONFIG_FILE), gin.operative_config_str())
+    files.write_text(os.path.join(folder, CONFIG_FILE), gin.operative_config_str())
     plots.one(coefficients, found, os.path.join(folder, FIGURE_FILE))
-    results.write_arrays(
+    files.write_arrays(
         os.path.join(folder, ARRAYS_FILE),
         {"coefficients": coefficients, **found},
         description,

@@ -13,10 +13,12 @@ import shlex
 import shutil
 import sys
 
-from rigl_keras import report_page, results, run_groups
-from rigl_keras.report_analyses import read_analyses
-from rigl_keras.report_page import Section
-from rigl_keras.report_tables import (
+from rigl_keras.program import files
+from rigl_keras.program.run import CONFIG_FILE
+from rigl_keras.reporting import groups, page
+from rigl_keras.reporting.analyses import read_analyses
+from rigl_keras.reporting.page import Section
+from rigl_keras.reporting.tables import (
     group_records,
     group_table,
     run_records,
@@ -24,7 +26,6 @@ from rigl_keras.report_tables import (
     seeds_text,
     write_csv,
 )
-from rigl_keras.run import CONFIG_FILE
 
 # More in one figure hide each other, and need more colors than there are.
 _CURVES = 10
@@ -120,7 +121,7 @@ def _parts(title, text, draw, groups, path):
 
 
 def _settings_sections(experiments):
-    names, rows = run_groups.differing(experiments)
+    names, rows = groups.differing(experiments)
     if names:
         yield Section(
             "What differs",
@@ -129,7 +130,7 @@ def _settings_sections(experiments):
             columns=["experiment", *names],
             rows=[[e.label, *row] for e, row in zip(experiments, rows, strict=True)],
         )
-    common = run_groups.shared(experiments).items()
+    common = groups.shared(experiments).items()
     yield Section(
         "What all experiments share",
         code="\n".join(f"{name} = {value}" for name, value in common),
@@ -174,7 +175,7 @@ def _notes(experiments, unfinished):
     if unfinished:
         notes.append(f"Not finished, and left out: {', '.join(unfinished)}.")
     for experiment in experiments:
-        first: dict[str, run_groups.FinishedRun] = {}
+        first: dict[str, groups.FinishedRun] = {}
         for run in experiment.runs:
             twin = first.setdefault(seeds_text(run.result["seeds"]), run)
             if twin is not run:
@@ -217,10 +218,10 @@ def write_report(experiments, notes, analyses, folder, command):
         Section("Runs", columns=run_columns, rows=run_rows, folded=True),
         *_origin_sections(experiments, command),
     ]
-    markdown = report_page.markdown(title, sections)
-    results.write_text(os.path.join(folder, "report.md"), markdown)
-    page = report_page.page(title, sections, folder)
-    results.write_text(os.path.join(folder, "report.html"), page)
+    markdown = page.markdown(title, sections)
+    files.write_text(os.path.join(folder, "report.md"), markdown)
+    html = page.page(title, sections, folder)
+    files.write_text(os.path.join(folder, "report.html"), html)
 
 
 def _make_parser():
@@ -264,7 +265,7 @@ def main(arguments=None):
     try:
         _check(options)
         analyses = read_analyses(options.analyses)
-        experiments, unfinished = run_groups.gather(options.run)
+        experiments, unfinished = groups.gather(options.run)
         notes = _notes(experiments, unfinished)
         if options.figure:
             draw_curves(experiments, options.figure)
@@ -274,7 +275,7 @@ def main(arguments=None):
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(report_page.markdown_table(*group_table(experiments)))
+    print(page.markdown_table(*group_table(experiments)))
     for note in notes:
         print(f"\n{note}")
     if options.figure:

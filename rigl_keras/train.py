@@ -13,10 +13,10 @@ import sys
 import tensorflow as tf
 from absl import app, flags
 
-from rigl_keras import command_line
-from rigl_keras.hessian_mode import HessianSpectra
-from rigl_keras.run import Run
-from rigl_keras.strategies import StrategyConfig
+from rigl_keras.findings.hessian import HessianSpectra
+from rigl_keras.program import command_line
+from rigl_keras.program.devices import StrategyConfig
+from rigl_keras.program.run import Run
 
 FLAGS = flags.FLAGS
 # Of `train` as a program, as sysexits.h has it: the same command may go on later.

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import page
 
-from rigl_keras import results
+from rigl_keras.program import files
 
 SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
@@ -172,7 +172,7 @@ def run(part, changes):
             capture_output=True,
             text=True,
         )
-        measured = results.read_json(path)
+        measured = files.read_json(path)
     return {
         **measured,
         "seconds_in_all": time.time() - began,
@@ -245,7 +245,7 @@ def _arguments():
 
 def _known_parts(record):
     """The parts in a file, but for one of another version of this program."""
-    known = results.read_json(record) or {}
+    known = files.read_json(record) or {}
     return known.get("parts", {}) if known.get("format") == FORMAT else {}
 
 
@@ -272,7 +272,7 @@ def main():
     record.parent.mkdir(parents=True, exist_ok=True)
     parts = _known_parts(record)
     # Now: in a clone, the first numbers may make it another revision, a "dirty" one.
-    revision = results.environment()["git_revision"]
+    revision = files.environment()["git_revision"]
     names, code = chosen(args.kind, args.only), 0
     if args.keep:
         names = [n for n in names if not _is_known(n, parts, args, revision)]
@@ -289,7 +289,7 @@ def main():
             else:
                 parts[name]["environment"]["git_revision"] = revision
             parts = {name: parts[name] for name in PARTS if name in parts}  # in order
-            results.write_json(record, {"format": FORMAT, "parts": parts})
+            files.write_json(record, {"format": FORMAT, "parts": parts})
     except KeyboardInterrupt:
         print("interrupted; --keep goes on from here.")
         code = 130

@@ -31,7 +31,8 @@ from initialization_measures import (
 )
 from mnist_tables import write_sections
 
-from rigl_keras import results, tables
+from rigl_keras.common import tables
+from rigl_keras.program import files
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "results" / "initialization"
@@ -43,7 +44,7 @@ def gather(settings, folder):
     """What was measured: dict from (network, masks, sparsity) to lists over seeds."""
     found = {}
     for setting in settings:
-        record = results.read_json(setting.path(folder))
+        record = files.read_json(setting.path(folder))
         if record is not None:
             key = setting.network, setting.masks, setting.sparsity
             found.setdefault(key, []).append(record)
@@ -224,7 +225,7 @@ def main(arguments=None):
         if options.figures or path.exists():
             continue
         record = measure(setting, Scale())
-        results.write_json(path, record)
+        files.write_json(path, record)
         print(f"{path.name}: {record['seconds']} s", flush=True)
     write(gather(settings, folder), folder)
     return 0

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from rigl_keras import results
+from rigl_keras.program import files
 
 NETWORKS = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
 MASKS = {
@@ -121,7 +121,7 @@ def measure(setting, scale):
         **dataclasses.asdict(scale),
         "inits": measured,
         "seconds": round(time.monotonic() - started, 1),
-        **results.environment(),
+        **files.environment(),
     }
 
 
@@ -157,9 +157,9 @@ def erk_masks(model, sparsity, seed):
     Returns:
       A dict from all kernels' paths to bool arrays.
     """
-    from rigl_keras import distributions, kernels
-    from rigl_keras.seeding import stateless_seed
-    from rigl_keras.selection import random_mask
+    from rigl_keras.common.seeding import stateless_seed
+    from rigl_keras.core import distributions, kernels
+    from rigl_keras.core.selection import random_mask
 
     shapes = {
         kernel.path: tuple(kernel.variable.shape)
@@ -179,7 +179,7 @@ def erk_masks(model, sparsity, seed):
 def _gradients(setting, scale, initializers):
     """The gradient's norms and the logits' size in training mode, for each init."""
     import rigl_keras
-    from rigl_keras.gradient_flow import gradient_flow
+    from rigl_keras.training.gradient_flow import gradient_flow
 
     model = _network(setting, scale, setting.seed)
     drawn = _masks_function(setting.masks)

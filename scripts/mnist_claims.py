@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from rigl_keras import results
+from rigl_keras.program import files
 
 HEAD = ["claim", "paper", "measured", "holds"]
 # A network with more has left the plateau: the most frequent digit's share is 11.35 %.
@@ -23,7 +23,7 @@ def claims(runs, figures):
     """
 
     def arrays(name):
-        return results.read_arrays(figures / f"{name}.npz")[0]
+        return files.read_arrays(figures / f"{name}.npz")[0]
 
     return [
         plateau(runs),
@@ -64,7 +64,7 @@ def histories(folder):
 
 def leaving(path):
     """The first recorded step beyond the plateau; None when there is none."""
-    for record in results.read_jsonl(path):
+    for record in files.read_jsonl(path):
         if record.get("test_accuracy", 0) > _LEFT_PLATEAU:
             return record["step"]
     return None

@@ -12,7 +12,10 @@ import functools
 import math
 from typing import NamedTuple
 
-from rigl_keras import cost, distributions, kernels, networks, tables
+from rigl_keras import networks
+from rigl_keras.common import tables
+from rigl_keras.core import distributions, kernels
+from rigl_keras.costs import counting
 
 IMAGE = (224, 224, 3)
 CLASSES = 1000
@@ -55,8 +58,8 @@ class Setting(NamedTuple):
 
     distribution: str
     sparsity: float
-    network: cost.ModelCost
-    published: cost.ModelCost
+    network: counting.ModelCost
+    published: counting.ModelCost
 
 
 def as_published(counted):
@@ -120,8 +123,8 @@ def settings(network):
     return {
         key: Setting(
             *key,
-            cost.model_cost(model, plan(model, *key)),
-            as_published(cost.model_cost(model, published_plan(model, *key))),
+            counting.model_cost(model, plan(model, *key)),
+            as_published(counting.model_cost(model, published_plan(model, *key))),
         )
         for key in PUBLISHED[network]
     }
@@ -131,8 +134,8 @@ def training_ratio(counted, dense):
     """FLOPs of RigL's training, five times as long, in parts of the dense one."""
     method = "dense" if counted == dense else "rigl"
     times = 1 if method == "dense" else 5
-    flops = cost.training_flops(counted, method, times * STEPS, BATCH_SIZE)
-    return flops / cost.training_flops(dense, "dense", STEPS, BATCH_SIZE)
+    flops = counting.training_flops(counted, method, times * STEPS, BATCH_SIZE)
+    return flops / counting.training_flops(dense, "dense", STEPS, BATCH_SIZE)
 
 
 def resnet50_table():

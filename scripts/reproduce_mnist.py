@@ -38,7 +38,8 @@ def make_figures(runs):
     # TensorFlow is not loaded before it is needed.
     from mnist_claims import HEAD, claims
 
-    from rigl_keras import analyze, tables
+    from rigl_keras import analyze
+    from rigl_keras.common import tables
 
     command = [sys.executable, "-m", "rigl_keras.train", *mnist_figures.hessian(runs)]
     subprocess.run(command, check=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rigl_keras.checks import check_int
+from rigl_keras.common.checks import check_int
 
 # All parameters of a network: from the variables' paths to arrays.
 Point = Mapping[str, ArrayLike]

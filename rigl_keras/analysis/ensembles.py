@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from rigl_keras.checks import check_int
+from rigl_keras.common.checks import check_int
 
 # In a logarithm, a probability that has underflowed to 0 counts as this.
 _SMALLEST = float(np.finfo(np.float32).tiny)

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.batch_gradients import BatchGradients, check_batch
-from rigl_keras.checks import check_int
-from rigl_keras.masks import sparse_kernels
+from rigl_keras.common.checks import check_int
+from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.training.batch_gradients import BatchGradients, check_batch
 
 MAX_SIZE = 20_000  # rows of an exact Hessian: 1.6 GB, and hours for its eigenvalues
 EXAMPLES_AT_ONCE = 1000

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from rigl_keras import compat, kernels
-from rigl_keras.masks import check_mask
+from rigl_keras import compat
+from rigl_keras.core import kernels
+from rigl_keras.core.masks import check_mask
 
 
 def spaced(first, last, number):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rigl_keras.checks import check_int
+from rigl_keras.common.checks import check_int
 
 # A coupling smaller than this part of the matrix's norm is none. Rounding errors grow
 # in the course of the iteration; this is far above them, and below what matters.

@@ -8,13 +8,13 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
-from rigl_keras.checks import check_int
-from rigl_keras.conversion import sparsify
-from rigl_keras.distributions import active_count, check_sparsity
-from rigl_keras.kernels import find_kernels, join, walk
-from rigl_keras.layers import Sparse
-from rigl_keras.seeding import ALGORITHM, stateless_seed
-from rigl_keras.selection import top_k_mask
+from rigl_keras.common.checks import check_int
+from rigl_keras.common.seeding import ALGORITHM, stateless_seed
+from rigl_keras.conversion.convert import sparsify
+from rigl_keras.core.distributions import active_count, check_sparsity
+from rigl_keras.core.kernels import find_kernels, join, walk
+from rigl_keras.core.selection import top_k_mask
+from rigl_keras.layers.sparse import Sparse
 
 INITIALIZERS = {
     "dense": None,

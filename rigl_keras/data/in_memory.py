@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.data import batching
 from rigl_keras.data.preprocessing import PIXEL_SCALE
-from rigl_keras.seeding import ALGORITHM, stateless_seed
 
 _MAX_CACHE_BYTES = 2**29
 

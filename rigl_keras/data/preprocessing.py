@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from rigl_keras.seeding import ALGORITHM
+from rigl_keras.common.seeding import ALGORITHM
 
 # Multiplied, not divided: the same rounding in NumPy and in every graph optimiser.
 PIXEL_SCALE = np.float32(1 / 255)

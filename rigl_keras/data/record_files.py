@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from rigl_keras.seeding import ALGORITHM, stateless_seed
+from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 
 # Files read at a time, and records read of one before the next one's turn.
 _FILES = 16

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.data import batching, record_files
 from rigl_keras.data.preprocessing import Preprocessing
 from rigl_keras.data.tfds_sets import TfdsImages
-from rigl_keras.seeding import stateless_seed
 
 # Serialised records that are shuffled at a time, in bytes.
 _WINDOW_BYTES = 2**28

@@ -8,11 +8,11 @@ from absl import flags
 from tensorflow import keras
 
 from rigl_keras import train
-from rigl_keras.attachment import Attachment
-from rigl_keras.checkpoints import Checkpoints
-from rigl_keras.gradient_flow import FlowMeter
-from rigl_keras.run import Run
-from rigl_keras.session import Session
+from rigl_keras.program.checkpoints import Checkpoints
+from rigl_keras.program.run import Run
+from rigl_keras.training.attachment import Attachment
+from rigl_keras.training.gradient_flow import FlowMeter
+from rigl_keras.training.session import Session
 
 # Of the environment: when this process was started, by `time.time()`.
 STARTED = "BENCHMARK_STARTED"

@@ -13,7 +13,7 @@ from tensorflow import keras
 
 import rigl_keras
 from rigl_keras import networks
-from rigl_keras.kernels import find_kernels
+from rigl_keras.core.kernels import find_kernels
 
 SPARSITY = 0.9
 _ALWAYS = {"schedule": "constant", "last_update_step": -1}

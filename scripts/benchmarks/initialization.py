@@ -4,10 +4,10 @@ import math
 
 from benchmarks.turns import by_clock, take_turns, timed
 from rigl_keras import networks
-from rigl_keras.init_utils import unit_scaled_init
-from rigl_keras.kernels import find_kernels
-from rigl_keras.seeding import stateless_seed
-from rigl_keras.selection import random_mask
+from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.core.initializers import unit_scaled_init
+from rigl_keras.core.kernels import find_kernels
+from rigl_keras.core.selection import random_mask
 
 SPARSITY = 0.8
 

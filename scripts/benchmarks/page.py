@@ -9,7 +9,7 @@ from mnist_tables import write_sections
 
 from benchmarks.setups import SETUPS
 from benchmarks.turns import estimate, ratios
-from rigl_keras.tables import markdown
+from rigl_keras.common.tables import markdown
 
 UPDATE_EVERY = 100
 _CLOCKS = ("wall", "cpu")

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.turns import by_clock, take_turns, timed
-from rigl_keras import mask_updaters
-from rigl_keras.mask_updaters import KernelState
-from rigl_keras.selection import top_k_mask
+from rigl_keras.algorithms import base
+from rigl_keras.algorithms.base import KernelState
+from rigl_keras.core.selection import top_k_mask
 
 SPARSITY = 0.9
 DROP_FRACTION = 0.3
@@ -119,9 +119,9 @@ def _state(size):
 def _update(state, selection, jit_compile):
     def update(weights, mask, gradient):
         # While it is traced.
-        with mock.patch.object(mask_updaters, "top_k_mask", selection):
+        with mock.patch.object(base, "top_k_mask", selection):
             here = KernelState(weights, mask, gradient, state.seed)
-            return mask_updaters.RigL().new_mask(here, tf.constant(DROP_FRACTION))
+            return base.RigL().new_mask(here, tf.constant(DROP_FRACTION))
 
     update = tf.function(update, autograph=False, jit_compile=jit_compile)
     return functools.partial(update, state.weights, state.mask, state.gradient)

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 
-from rigl_keras import results
+from rigl_keras.program import files
 
 
 def main():
@@ -15,8 +15,8 @@ def main():
     module, _, function = sys.argv[1].partition(":")
     measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     measured = measure(**json.loads(sys.argv[2]))
-    measured["environment"] = results.environment()
-    results.write_json(sys.argv[3], measured)
+    measured["environment"] = files.environment()
+    files.write_json(sys.argv[3], measured)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras.kernels import find_kernels
+from rigl_keras.core.kernels import find_kernels
 
 LAYERS, OPTIMIZERS = keras.layers, keras.optimizers
 SAMPLES, OUTPUTS = 12, 2

@@ -12,8 +12,8 @@ import pytest
 import tiny
 
 import rigl_keras
-from rigl_keras import results
-from rigl_keras.strategies import StrategyConfig
+from rigl_keras.program import files
+from rigl_keras.program.devices import StrategyConfig
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -30,14 +30,14 @@ def no_gin_left(monkeypatch):
 
 def check(folder, masks):
     """What every run of that file shows."""
-    records = results.read_jsonl(folder / "metrics.jsonl")
+    records = files.read_jsonl(folder / "metrics.jsonl")
     losses = [record["cross_entropy"] for record in records[1:]]
     assert losses[-1] < losses[0] - 1
-    result = results.read_json(folder / "results.json")
+    result = files.read_json(folder / "results.json")
     assert result["sparsity"]["all"] == pytest.approx(0.8, abs=2e-3)
     assert "conv1/kernel" not in result["sparsity"]
     assert {"test_accuracy", "test_top5_accuracy"} <= set(result)
-    updates = results.read_jsonl(folder / "mask_updates.jsonl")
+    updates = files.read_jsonl(folder / "mask_updates.jsonl")
     assert [update["step"] for update in updates] == [5, 10]
     for path, mask in masks.items():
         assert result["sparsity"][path] == pytest.approx(1 - mask.mean())
@@ -68,7 +68,7 @@ def test_it_trains_on_two_workers_with_the_same_masks(imagenet_dir, tmp_path):
         program, out = imagenet_runs.__file__, tmp_path / f"masks{index}.npz"
         return [sys.executable, program, tmp_path / "run", imagenet_dir, out]
 
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    paths = os.pathsep.join([str(TESTS / "support"), str(TESTS.parent)])
     with clusters.two_workers(command, tmp_path, PYTHONPATH=paths) as processes:
         clusters.wait_for(processes, tmp_path)
     one, other = (dict(np.load(tmp_path / f"masks{index}.npz")) for index in range(2))

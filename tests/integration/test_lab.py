@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rigl_keras import results
+from rigl_keras.program import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def lab(tmp_path_factory):
 
 
 def arrays(lab, name):
-    return results.read_arrays(lab / "analyses" / f"{name}.npz")[0]
+    return files.read_arrays(lab / "analyses" / f"{name}.npz")[0]
 
 
 def result(lab, name, seed=0):

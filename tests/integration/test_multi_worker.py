@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from golden import GOLDEN, digest
 from multi_worker import CASES, CHECKPOINT_STEP
-from test_invariants import GOLDEN, digest
 
 import rigl_keras
 
@@ -62,7 +62,7 @@ def _start_worker(index, addresses, folder):
         "cluster": {"worker": addresses},
         "task": {"type": "worker", "index": index},
     }
-    paths = [str(ROOT), str(ROOT / "tests")]
+    paths = [str(ROOT), str(ROOT / "tests" / "support")]
     environment = {
         **os.environ,
         "TF_CONFIG": json.dumps(task),

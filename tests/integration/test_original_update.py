@@ -14,8 +14,9 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import data, mask_updaters, networks
-from rigl_keras.observers import MaskUpdateObserver
+from rigl_keras import data, networks
+from rigl_keras.algorithms import base
+from rigl_keras.training.observers import MaskUpdateObserver
 
 UPDATE_FREQ = 20
 LAST_STEP = 240
@@ -320,13 +321,13 @@ def test_selection_is_the_originals_for_random_tensors(shape, seed):
     alive = mask & (generator.uniform(size=shape) < 0.9)
     weights = np.float32(generator.normal(size=shape) * alive)
     gradient = np.float32(generator.normal(size=shape))
-    state = mask_updaters.KernelState(
+    state = base.KernelState(
         tf.constant(weights), tf.constant(mask), tf.constant(gradient)
     )
     for fraction in np.float32([0, 0.05, 0.3, 0.97, 1]):
         for updater, sign in (
-            (mask_updaters.RigL(), 1),
-            (mask_updaters.RigLInverted(), -1),
+            (base.RigL(), 1),
+            (base.RigLInverted(), -1),
         ):
             np.testing.assert_array_equal(
                 updater.new_mask(state, tf.constant(fraction)),

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from rigl_keras.saved_runs import SavedRun
+from rigl_keras.program.saved_runs import SavedRun
 
 STEPS, SAVE_FREQ = 240, 20
 BINDINGS = [

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tiny
 
 import rigl_keras
-from rigl_keras.strategies import StrategyConfig
+from rigl_keras.program.devices import StrategyConfig
 
 pytestmark = pytest.mark.slow
 

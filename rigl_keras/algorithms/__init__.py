@@ -1,0 +1,1 @@
+"""Which connections an update drops, grows or keeps, and when."""

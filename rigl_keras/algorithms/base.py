@@ -1,0 +1,329 @@
+"""Which connections an update drops, grows or keeps: one class per algorithm.
+
+A new algorithm is a subclass of `MaskUpdater`, which replaces connections, or of
+`Pruner`, which only removes them. It returns scores.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from rigl_keras.common.checks import check_not_negative
+from rigl_keras.common.seeding import ALGORITHM
+from rigl_keras.core.kernels import masked
+from rigl_keras.core.selection import top_k_mask
+
+RANKINGS = ("layer", "global")
+
+
+class KernelState(NamedTuple):
+    """What an algorithm sees of a kernel, all tensors of the kernel's shape but `seed`.
+
+    Attributes:
+      weights: the kernel's weights, 0 off the mask.
+      mask: bool, True where a connection exists.
+      gradient: the dense gradient, or None where the algorithm asks for none.
+      seed: stateless seed, int64 of shape [2], for this kernel and this update; pruners
+        draw nothing and do without.
+      hessian_gradient: the Hessian times the gradient, or None likewise.
+    """
+
+    weights: tf.Tensor
+    mask: tf.Tensor
+    gradient: tf.Tensor | None = None
+    seed: tf.Tensor | None = None
+    hessian_gradient: tf.Tensor | None = None
+
+
+class MaskUpdater:
+    """Replaces the connections that matter least; how many there are stays the same.
+
+    `name` is what the command line and errors call the algorithm; `needs_gradient`
+    says whether `KernelState.gradient` is there; `gradient_decay` that it is a moving
+    average over the training steps, with this share of the old average in each;
+    `suits_xla` that XLA may compile its updates, where it compiles the training step:
+    each class says it for itself.
+
+    Args:
+      drop_noise: float >= 0, standard deviation of the normal noise that is added to
+        the drop scores.
+    """
+
+    name = ""
+    needs_gradient = False
+    gradient_decay = 0.0
+    suits_xla = False
+
+    def __init__(self, drop_noise=0.0):
+        self._drop_noise = check_not_negative("drop_noise", drop_noise)
+        if self._drop_noise > 0:
+            # XLA's normal numbers are others than TensorFlow's, and so the masks.
+            self.suits_xla = False
+
+    def drop_scores(self, state):
+        """Scores of the existing connections; the lowest are dropped.
+
+        Returns:
+          A real tensor of the kernel's shape; its values off the mask do not count.
+        """
+        return tf.abs(state.weights)
+
+    def grow_scores(self, state):
+        """Scores of the connections that do not exist; the highest are grown.
+
+        Connections dropped in the same update take part.
+
+        Returns:
+          A real tensor of the kernel's shape; its values at kept ones do not count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no grow_scores.")
+
+    def new_masks(self, states, drop_fraction):
+        """The masks after one update of all kernels; see `new_mask`."""
+        return [self.new_mask(state, drop_fraction) for state in states]
+
+    def new_mask(self, state, drop_fraction):
+        """The mask after one update.
+
+        Args:
+          state: a `KernelState`.
+          drop_fraction: scalar float32 tensor in [0, 1].
+
+        Returns:
+          A bool tensor with as many True entries as `state.mask`: all but the
+          floor(active * drop_fraction) lowest drop scores, and as many highest grow
+          scores among the rest. Ties go to the lower index, NaN ranks last.
+
+        Source: Evci et al. 2020 (RigL), Algorithm 1.
+        """
+        active = tf.math.count_nonzero(state.mask, dtype=tf.int32)
+        replaced = tf.cast(
+            tf.floor(tf.cast(active, tf.float32) * drop_fraction), tf.int32
+        )
+        replaced = tf.minimum(replaced, active)  # which float32 may have rounded up
+        drop_scores = self._with_noise(self.drop_scores(state), state.seed)
+        kept = top_k_mask(drop_scores, active - replaced, where=state.mask)
+        candidates = tf.logical_not(kept)
+        grown = top_k_mask(self.grow_scores(state), replaced, where=candidates)
+        return tf.logical_or(kept, grown)
+
+    def _with_noise(self, scores, seed):
+        if self._drop_noise == 0:
+            return scores
+        # Another key than the one that growth draws by.
+        seed = tf.bitwise.invert(seed)
+        noise = tf.random.stateless_normal(scores.shape, seed, alg=ALGORITHM)
+        return scores + tf.cast(self._drop_noise * noise, scores.dtype)
+
+
+class SET(MaskUpdater):
+    """Drops the smallest weights and grows connections at random.
+
+    Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
+    """
+
+    name = "set"
+    suits_xla = True
+
+    def grow_scores(self, state):
+        """Random integers, independent for each kernel and update."""
+        return tf.random.stateless_uniform(
+            tf.shape(state.weights),
+            state.seed,
+            minval=None,
+            maxval=None,
+            dtype=tf.int32,
+            alg=ALGORITHM,
+        )
+
+
+class RigL(MaskUpdater):
+    """Drops the smallest weights and grows where the loss gradient is largest.
+
+    Source: Evci et al. 2020, section 3.
+    """
+
+    name = "rigl"
+    needs_gradient = True
+    suits_xla = True
+
+    def grow_scores(self, state):
+        """Magnitudes of the dense gradient."""
+        return tf.abs(state.gradient)
+
+
+class RigLInverted(RigL):
+    """Drops the smallest weights and grows where the loss gradient is *smallest*.
+
+    Source: Evci et al. 2022, section 4, as a control for RigL.
+    """
+
+    name = "rigl_inverted"
+    suits_xla = True
+
+    def grow_scores(self, state):
+        """Negated magnitudes of the dense gradient."""
+        return -tf.abs(state.gradient)
+
+
+class SNFS(RigL):
+    """Drops the smallest weights and grows where the gradient's average is largest.
+
+    Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", without its
+    redistribution over layers.
+    """
+
+    name = "snfs"
+    suits_xla = True
+    gradient_decay = 0.9
+
+
+ALGORITHMS = {updater.name: updater for updater in (SET, RigL, RigLInverted, SNFS)}
+
+
+class Pruner:
+    """Removes the connections that matter least, of each kernel or of all together.
+
+    `name`, `needs_gradient` and `suits_xla` are as for `MaskUpdater`;
+    `needs_hessian_gradient` says whether `KernelState.hessian_gradient` is there.
+
+    Args:
+      ranking: "layer" leaves every kernel the same share of its connections; "global"
+        ranks those of all kernels together, and leaves each kernel one at least.
+
+    Raises:
+      ValueError: for another ranking.
+    """
+
+    name = ""
+    needs_gradient = False
+    needs_hessian_gradient = False
+    suits_xla = False
+
+    def __init__(self, ranking="layer"):
+        if ranking not in RANKINGS:
+            raise ValueError(
+                f"Expected `ranking` to be one of {RANKINGS}, got {ranking!r}."
+            )
+        self._ranking = ranking
+
+    def keep_scores(self, state):
+        """Scores of the existing connections; the highest are kept.
+
+        Returns:
+          A real tensor of the kernel's shape; its values off the mask do not count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no keep_scores.")
+
+    def new_masks(self, states, sparsity):
+        """The masks after pruning.
+
+        Args:
+          states: list of `KernelState`.
+          sparsity: scalar float32 tensor in [0, 1), the share of zeros afterwards.
+
+        Returns:
+          A bool tensor for each kernel. Of n connections, round(n * (1 - sparsity))
+          in float32 arithmetic, half to even, are kept, at least one, and no more than
+          there were. Ties go to the lower index, NaN ranks last.
+
+        Source: Zhu & Gupta 2018, "To prune, or not to prune"; counts as in TensorFlow
+        Model Optimization 0.8.1.
+        """
+        scores = [self.keep_scores(state) for state in states]
+        masks = [state.mask for state in states]
+        if self._ranking == "layer":
+            return [
+                _kept(score, mask, sparsity)
+                for score, mask in zip(scores, masks, strict=True)
+            ]
+        # One of each kernel first, so that none is left without.
+        score, mask = _joined(scores, masks)
+        return _split(_kept(score, mask, sparsity, least=len(masks)), masks)
+
+
+class Magnitude(Pruner):
+    """Keeps the largest weights.
+
+    Source: Zhu & Gupta 2018, section 3.
+    """
+
+    name = "magnitude"
+    suits_xla = True
+
+    def keep_scores(self, state):
+        """Magnitudes of the weights."""
+        return tf.abs(state.weights)
+
+
+class SNIP(Pruner):
+    """Keeps the connections to whose scaling the loss is most sensitive.
+
+    Source: Lee et al. 2019, "SNIP", equation 6.
+    """
+
+    name = "snip"
+    needs_gradient = True
+
+    def keep_scores(self, state):
+        """Magnitudes of weight times gradient."""
+        return tf.abs(state.weights * state.gradient)
+
+
+class GraSP(Pruner):
+    """Keeps the connections without which the gradient's norm would fall most.
+
+    Source: Wang et al. 2020, "Picking winning tickets before training", equation 8.
+    """
+
+    name = "grasp"
+    needs_hessian_gradient = True
+
+    def keep_scores(self, state):
+        """Weight times the Hessian-gradient product: minus the paper's score."""
+        return state.weights * state.hessian_gradient
+
+
+PRUNERS = {pruner.name: pruner for pruner in (Magnitude, SNIP, GraSP)}
+
+
+def _kept(scores, mask, sparsity, least=1):
+    size = tf.cast(mask.shape.num_elements(), tf.float32)
+    count = tf.maximum(tf.round(size * (1 - tf.cast(sparsity, tf.float32))), least)
+    active = tf.math.count_nonzero(mask, dtype=tf.int64)
+    return top_k_mask(scores, tf.minimum(tf.cast(count, tf.int64), active), where=mask)
+
+
+def _joined(scores, masks):
+    """All kernels as one, the best connection of each before all others."""
+    firsts = [
+        tf.where(
+            top_k_mask(score, 1, where=mask),
+            tf.constant(float("inf"), tf.float32),
+            tf.cast(score, tf.float32),
+        )
+        for score, mask in zip(scores, masks, strict=True)
+    ]
+    return (
+        tf.concat([tf.reshape(score, [-1]) for score in firsts], 0),
+        tf.concat([tf.reshape(mask, [-1]) for mask in masks], 0),
+    )
+
+
+def _split(joined, masks):
+    sizes = [mask.shape.num_elements() for mask in masks]
+    parts = tf.split(joined, sizes)
+    return [
+        tf.reshape(part, mask.shape) for part, mask in zip(parts, masks, strict=True)
+    ]
+
+
+def surviving(values, old_mask, new_mask, initial_value=0.0):
+    """Values after a mask update: kept connections keep theirs, all others start anew.
+
+    A connection that was dropped and grown in the same update keeps its value too.
+    """
+    kept = tf.logical_and(old_mask, new_mask)
+    if initial_value == 0.0:
+        return masked(values, kept)
+    return tf.where(kept, values, tf.cast(initial_value, values.dtype))

@@ -1,0 +1,1 @@
+"""Checks of arguments, named random draws, tables as text: for every package."""

@@ -1,0 +1,252 @@
+"""Kernels: which weights they are, where, how their axes connect; applying a mask."""
+
+import fnmatch
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat
+from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
+
+# Their kernels have one weight per channel and tap: there is no fan-in to make sparse.
+_DEPTHWISE_LAYERS = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_TRANSPOSED_LAYERS = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+class Kernel(NamedTuple):
+    """A kernel, or another weight that can have a mask, found in a layer.
+
+    Attributes:
+      path: names of the layers on the way to it and its own, such as "conv1/kernel".
+      variable: the kernel's variable.
+      in_axes: axes that count input units, as non-negative ints.
+      out_axes: axes that count output units; the others are taps of a convolution.
+      owner: the layer whose weight it is.
+    """
+
+    path: str
+    variable: Any
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    owner: Any
+
+    @property
+    def is_kernel(self):
+        """True for what is made sparse without being asked for."""
+        return is_kernel(self.owner, self.variable)
+
+    @property
+    def is_embedding(self):
+        """True for a table whose rows are looked up, so that there is no fan-in."""
+        return isinstance(self.owner, keras.layers.Embedding)
+
+    @property
+    def connection_shape(self):
+        """Shape with one axis of inputs and one of outputs: (*taps, n_in, n_out)."""
+        shape = tuple(self.variable.shape)
+        taps = [
+            size
+            for axis, size in enumerate(shape)
+            if axis not in self.in_axes + self.out_axes
+        ]
+        n_in = int(np.prod([shape[axis] for axis in self.in_axes]))
+        n_out = int(np.prod([shape[axis] for axis in self.out_axes]))
+        return (*taps, n_in, n_out)
+
+
+def is_kernel(layer, variable):
+    """True for a weight that connects input units to output units.
+
+    That is a weight whose name ends in "kernel", of rank 2 or more, except depthwise
+    kernels. Biases, normalisation and embeddings have other names.
+    """
+    name = compat.variable_name(variable)
+    return (
+        name.endswith("kernel")
+        and is_maskable(variable)
+        and not _is_depthwise(layer, variable)
+    )
+
+
+def _is_depthwise(layer, variable):
+    name = compat.variable_name(variable)
+    return name == "depthwise_kernel" or isinstance(layer, _DEPTHWISE_LAYERS)
+
+
+def is_maskable(variable):
+    """True for a weight that can have a mask: of floats, rank 2 or more, no bias."""
+    return (
+        len(variable.shape) >= 2
+        and tf.as_dtype(variable.dtype).is_floating
+        and not compat.variable_name(variable).endswith("bias")
+    )
+
+
+def find_maskable(layer, path=""):
+    """All weights of a layer or model that can have a mask, each once.
+
+    Args:
+      layer: a built layer or model.
+      path: path of the layer, to which the weights' paths are appended.
+
+    Returns:
+      A list of `Kernel`, in the order of the layers.
+    """
+    found = {}
+    for owner, owner_path in walk(layer, path):
+        if is_pruning_wrapper(owner):
+            continue  # Its own weights are masks.
+        for variable in own_weights(owner):
+            if is_maskable(variable) and id(variable) not in found:
+                path = join(owner_path, compat.variable_name(variable))
+                in_axes, out_axes = kernel_axes(owner, variable)
+                kernel = Kernel(path, variable, in_axes, out_axes, owner)
+                found[id(variable)] = kernel
+    return list(found.values())
+
+
+def find_kernels(layer, path=""):
+    """The kernels among `find_maskable`: what is made sparse without being asked for.
+
+    Args:
+      layer: a built layer or model.
+      path: path of the layer, to which the kernels' paths are appended.
+
+    Returns:
+      A list of `Kernel`, in the order of the layers.
+    """
+    return [each for each in find_maskable(layer, path) if each.is_kernel]
+
+
+def check_effective(kernel):
+    """Refuses a kernel whose layer computes with another one than it holds.
+
+    Args:
+      kernel: a `Kernel`.
+
+    Raises:
+      ValueError: when its layer is quantised or adapted by LoRA.
+    """
+    if getattr(kernel.owner, "lora_enabled", False):
+        raise ValueError(
+            f"The layer of {kernel.path!r} is adapted by LoRA: to its kernel it adds a "
+            "dense product, so that a mask would not make it sparse. Merge the "
+            "adaptation into the kernel, or leave this kernel dense."
+        )
+    mode = getattr(kernel.owner, "quantization_mode", None)
+    if mode:
+        raise ValueError(
+            f"The layer of {kernel.path!r} is quantised ({mode}), so its kernel can "
+            "neither be masked nor trained. Make the model sparse and train it first, "
+            "then `strip` it, then quantise."
+        )
+
+
+def matching(paths, patterns, name):
+    """The paths that glob patterns match.
+
+    Args:
+      paths: list of str.
+      patterns: a pattern, or a list of them, as for `fnmatch.fnmatchcase`.
+      name: what the caller knows the patterns by.
+
+    Returns:
+      A set of paths.
+
+    Raises:
+      ValueError: for what is no pattern, or a pattern that matches no path.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    matched = set()
+    if not patterns:
+        raise ValueError(
+            f"Expected `{name}` to be glob patterns that match some of {paths}, but "
+            "got none."
+        )
+    for pattern in patterns:
+        found = isinstance(pattern, str) and [
+            path for path in paths if fnmatch.fnmatchcase(path, pattern)
+        ]
+        if not found:
+            raise ValueError(
+                f"Expected `{name}` to be glob patterns that match some of {paths}, "
+                f"but {pattern!r} matches none."
+            )
+        matched |= set(found)
+    return matched
+
+
+def walk(layer, path=""):
+    """Yields `(layer, path)` for a layer and everything below it, depth first."""
+    yield layer, path
+    for child in compat.sublayers(layer):
+        yield from walk(child, join(path, _path_name(child)))
+
+
+def _path_name(layer):
+    # A wrapper may leave itself out of the paths of what it wraps.
+    own_name = "" if is_pruning_wrapper(layer) else layer.name
+    return getattr(layer, "path_name", own_name)
+
+
+def join(*names):
+    """Joins the parts of a path, leaving out empty ones."""
+    return "/".join(name for name in names if name)
+
+
+def own_weights(layer):
+    """The weights of a layer that belong to none of its sublayers."""
+    below = {
+        id(weight)
+        for child in compat.sublayers(layer)
+        for weight in compat.weights(child)
+    }
+    return [weight for weight in compat.weights(layer) if id(weight) not in below]
+
+
+def kernel_axes(layer, variable):
+    """The axes of a kernel that count input units and those that count output units.
+
+    Returns:
+      Two tuples of non-negative ints. Most layers store `(*taps, n_in, n_out)`;
+      transposed convolutions store `(*taps, n_out, n_in)`, and EinsumDense says it in
+      its equation. An output unit of a depthwise convolution has taps alone.
+    """
+    rank = len(variable.shape)
+    if _is_depthwise(layer, variable):
+        return (), (rank - 2, rank - 1)
+    if isinstance(layer, _TRANSPOSED_LAYERS):
+        return (rank - 1,), (rank - 2,)
+    is_kernel = compat.variable_name(variable) == "kernel"
+    if isinstance(layer, keras.layers.EinsumDense) and is_kernel:
+        return _einsum_axes(layer.equation)
+    return (rank - 2,), (rank - 1,)
+
+
+def _einsum_axes(equation):
+    """An axis of the kernel that is summed away counts inputs, another one outputs."""
+    operands, output = equation.replace(" ", "").split("->")
+    letters = operands.split(",")[1].replace("...", "")
+    in_axes = tuple(i for i, letter in enumerate(letters) if letter not in output)
+    out_axes = tuple(i for i, letter in enumerate(letters) if letter in output)
+    return in_axes, out_axes
+
+
+def masked(values, mask):
+    """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
+    values = tf.convert_to_tensor(values)
+    # Version 1's, which works in place where it may. That of version 2 can broadcast
+    # and takes half as long again: docs/performance.md.
+    return tf.compat.v1.where(read_mask(mask), values, tf.zeros_like(values))
+
+
+def read_mask(mask):
+    """A mask, variable or tensor, as a bool tensor."""
+    # TensorFlow Model Optimization keeps its masks as floats.
+    return tf.cast(tf.convert_to_tensor(mask), tf.bool)

@@ -1,0 +1,281 @@
+"""Exact masks of the k largest scores, by radix selection instead of sorting.
+
+Floating-point numbers order like their bit patterns, so the k-th largest score is found
+digit by digit from the top: each round counts how often each value of a digit of eleven
+bits occurs among the scores that share the digits found so far. Scores of 32 bits are
+counted three times, in shapes that no value changes. A sort takes several times as
+long, and `tf.math.top_k` needs k before compilation: docs/performance.md compares them.
+
+On a GPU, compile the caller with `jit_compile=True`: TensorFlow's own int32 comparisons
+run on the host.
+"""
+
+import contextlib
+import functools
+import operator
+
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.common.seeding import ALGORITHM
+
+# Scores to select from, and how many bits each needs. Unsigned integers are left out:
+# no score is one.
+_BITS = {
+    tf.bfloat16: 16,
+    tf.float16: 16,
+    tf.float32: 32,
+    tf.float64: 64,
+    tf.int8: 8,
+    tf.int16: 16,
+    tf.int32: 32,
+    tf.int64: 64,
+}
+_INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
+_UNSIGNED = {tf.int32: tf.uint32, tf.int64: tf.uint64}
+# Bits of a digit: 2048 counts stay in a core's cache, and 32 bits have three digits.
+_DIGIT_BITS = 11
+# Bit pattern of +inf; every pattern above it is a NaN.
+_INFINITY = {
+    tf.bfloat16: 0x7F80,
+    tf.float16: 0x7C00,
+    tf.float32: 0x7F800000,
+    tf.float64: 0x7FF0000000000000,
+}
+# TensorFlow sums int64 on a GPU where the tensor lies, but copies int32 to the host.
+_COUNT = tf.int64
+
+
+def top_k_mask(scores, k, where=None):
+    """Marks exactly k entries with the largest scores.
+
+    The result is exact and the same, bit for bit, eagerly, in a `tf.function` and under
+    XLA, on any device. Of equal scores the one with the lowest flat (row-major) index
+    comes first; -0.0 equals +0.0; NaN ranks below every number, -inf included.
+    Subnormal numbers keep their order even where arithmetic flushes them to zero.
+
+    Args:
+      scores: tensor of any static shape, with n < 2**31 entries, of a floating or
+        signed integer type.
+      k: number of entries to mark: a Python int in [0, n], or a scalar integer tensor,
+        which is clipped to [0, n].
+      where: optional bool tensor of the shape of `scores`. Entries where it is False
+        rank, in index order whatever their scores, below all entries where it is True,
+        NaN included: they are marked only when k exceeds the number of the latter.
+
+    Returns:
+      A bool tensor of the shape of `scores`.
+
+    Raises:
+      TypeError: if `scores`, `k` or `where` has the wrong type.
+      ValueError: if a shape is unknown or does not fit, or a Python int k lies outside
+        [0, n].
+    """
+    scores = tf.convert_to_tensor(scores)
+    if scores.dtype not in _BITS:
+        raise TypeError(
+            "Scores must be floating-point numbers or signed integers, got "
+            f"{scores.dtype.name}; cast them first."
+        )
+    size = scores.shape.num_elements()
+    if size is None:
+        raise ValueError(
+            f"Scores need a static shape, got {scores.shape}; set it with "
+            "`tf.ensure_shape`."
+        )
+    k = _checked_count(k, size)
+    bits = _BITS[scores.dtype]
+    keys = tf.reshape(_ordered_keys(scores, bits), [-1])
+    if where is not None:
+        where = tf.reshape(_checked_where(where, scores.shape), [-1])
+        # The lowest integer is a score like any other: the ties tell the two apart.
+        keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
+
+    inputs = [keys, k] if where is None else [keys, k, where]
+    choose = _chooser(bits, len(inputs) == 3, compat.needs_deterministic_ops())
+    return tf.reshape(choose(*inputs), scores.shape)
+
+
+def random_mask(shape, k, seed):
+    """Marks exactly k entries, chosen uniformly at random.
+
+    Args:
+      shape: static shape of the mask, with n < 2**31 entries.
+      k: number of entries to mark: a Python int in [0, n], or a scalar integer tensor,
+        which is clipped to [0, n].
+      seed: integer tensor of shape [2], as made by `seeding.stateless_seed`. The mask
+        depends on it alone.
+
+    Returns:
+      A bool tensor of the given shape.
+
+    Raises:
+      TypeError: if `k` is not an integer.
+      ValueError: if a Python int k lies outside [0, n].
+    """
+    scores = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
+    return top_k_mask(scores, k)
+
+
+def _checked_count(k, size):
+    """Returns k as a scalar tensor in [0, size]."""
+    if tf.is_tensor(k):
+        if not k.dtype.is_integer:
+            raise TypeError(f"k must be an integer, got a tensor of {k.dtype.name}.")
+        if k.shape.rank not in (0, None):
+            raise ValueError(f"k must be a scalar, got a tensor of shape {k.shape}.")
+        return tf.clip_by_value(tf.cast(k, _COUNT), 0, size)
+    if isinstance(k, bool):
+        raise TypeError(f"k must be an integer, got {k!r}.")
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise TypeError(f"k must be an integer, got {k!r}; round it first.") from None
+    if not 0 <= k <= size:
+        raise ValueError(f"k must lie in [0, {size}], the number of scores, got {k}.")
+    return tf.constant(k, _COUNT)
+
+
+def _checked_where(where, shape):
+    where = tf.convert_to_tensor(where)
+    if where.dtype != tf.bool:
+        raise TypeError(
+            f"`where` must be a bool tensor, got {where.dtype.name}; compare or cast "
+            "it first."
+        )
+    if where.shape != shape:
+        raise ValueError(
+            f"`where` must have the shape of the scores, {shape}, got {where.shape}."
+        )
+    return where
+
+
+def _lowest(bits):
+    return -(2 ** (bits - 1))
+
+
+def _key_dtype(bits):
+    return tf.int64 if bits == 64 else tf.int32
+
+
+def _ordered_keys(scores, bits):
+    """Signed integers of `bits` bits that order like the scores, NaN lowest.
+
+    Only integer operations touch the bit patterns, because floating-point ones may take
+    subnormal numbers for zero. A pattern is a sign and a magnitude; as a two's
+    complement integer it orders like the number, and -0.0 and +0.0 coincide.
+    """
+    dtype = _key_dtype(bits)
+    if scores.dtype.is_integer:
+        return tf.cast(scores, dtype)
+    pattern = tf.cast(tf.bitcast(scores, _INTEGER[bits]), dtype)
+    magnitude = tf.bitwise.bitwise_and(pattern, tf.constant(-_lowest(bits) - 1, dtype))
+    keys = tf.where(pattern < 0, -magnitude, magnitude)
+    is_nan = magnitude > tf.constant(_INFINITY[scores.dtype], dtype)
+    # -inf is the lowest other key and lies well above this one.
+    return tf.where(is_nan, tf.constant(_lowest(bits), dtype), keys)
+
+
+@functools.cache
+def _chooser(bits, has_where, on_host):
+    """The selection from flat keys, as one graph for any number of them.
+
+    An update selects twice in every kernel. With a copy of the graph for each, made
+    here or by inlining, the first update takes several times as long, being traced and
+    optimized: docs/performance.md.
+    """
+    signature = [tf.TensorSpec([None], _key_dtype(bits)), tf.TensorSpec([], _COUNT)]
+    if has_where:
+        signature.append(tf.TensorSpec([None], tf.bool))
+
+    @tf.function(
+        input_signature=signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},  # known to TensorFlow 2.21
+    )
+    def choose(keys, k, where=None):
+        threshold, tie_count, missing = _kth_largest(keys, k, bits, on_host)
+        # Telling ties apart costs as much as all the rest, and mostly there are none.
+        return tf.cond(
+            tie_count == missing,
+            lambda: keys >= threshold,
+            lambda: (keys > threshold) | _first_ties(keys == threshold, missing, where),
+        )
+
+    return choose
+
+
+def _kth_largest(keys, k, bits, on_host):
+    """Finds the k-th largest key: for k = 0 the largest integer of `bits` bits.
+
+    Returns:
+      The key; how many keys equal it; and how many of those are among the k largest.
+    """
+    unsigned = _UNSIGNED[keys.dtype]
+    lowest = tf.bitcast(tf.constant(_lowest(bits), keys.dtype), unsigned)
+    # The distance from the lowest integer orders as the key does. Differences wrap
+    # around: what lies below the smallest comes out above all others.
+    distances = tf.bitcast(keys, unsigned) - lowest
+    smallest = tf.zeros([], unsigned)  # of the distances with the digits found
+    tie_count, bits_left = None, bits
+    while bits_left:
+        width = min(_DIGIT_BITS, bits_left)
+        bits_left -= width
+        counts = _digit_counts(distances - smallest, width, bits_left, on_host)
+        from_digit_on = tf.cumsum(counts, reverse=True)
+        digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
+        # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never finishes compiling.
+        tie_count = tf.gather(counts, digit)
+        k -= tf.gather(from_digit_on, digit) - tie_count
+        smallest += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
+    return tf.bitcast(smallest + lowest, keys.dtype), tie_count, k
+
+
+def _digit_counts(values, width, shift, on_host):
+    """How often each digit, the bits from `shift` on, occurs in values of such digits.
+
+    Args:
+      values: unsigned integers; those of 2**(shift + width) and more do not count.
+      width: bits of a digit.
+      shift: bits below it.
+      on_host: whether they are counted on the CPU.
+
+    Returns:
+      Counts, of shape [2**width].
+    """
+    size = 2**width
+    digits = tf.bitwise.right_shift(values, tf.constant(shift, values.dtype))
+    if 8 * values.dtype.size - shift > 31:
+        # Some would come out negative as int32. Digits of `size` and more do not count.
+        digits = tf.minimum(digits, tf.constant(size, values.dtype))
+    # Sums of integers are the same in any order, but where only deterministic
+    # operations are allowed TensorFlow refuses this one on a GPU.
+    with tf.device("CPU:0") if on_host else contextlib.nullcontext():
+        # `tf.math.bincount` is this operation after some that XLA refuses.
+        counts = tf.raw_ops.DenseBincount(
+            input=tf.cast(digits, tf.int32),
+            size=size,
+            weights=tf.zeros([0], tf.int32),
+        )
+    return tf.cast(counts, _COUNT)
+
+
+def _first_ties(ties, k, where):
+    """The first k ties; those that `where` leaves out come after all others."""
+    if where is None:
+        return _first(ties, k)
+    inside, outside = ties & where, ties & ~where
+    return _first(inside, k) | _first(outside, k - _count(inside))
+
+
+def _count(condition):
+    # Integers, because a float32 sum stops counting at 2**24.
+    return tf.reduce_sum(tf.cast(condition, _COUNT))
+
+
+def _first(condition, k):
+    """The k entries of lowest index among those where `condition` holds."""
+    earlier = tf.cumsum(tf.cast(condition, _COUNT), exclusive=True)
+    return condition & (earlier < k)

@@ -1,0 +1,1 @@
+"""What a sparse model costs: parameters, FLOPs, bytes."""

@@ -1,0 +1,322 @@
+"""The `Sparse` wrapper, which makes the kernels of a layer sparse."""
+
+import collections.abc
+import inspect
+import types
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat
+from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.core import distributions, initializers, kernels
+from rigl_keras.core.kernels import masked
+from rigl_keras.core.masks import MaskConstraint
+from rigl_keras.core.selection import random_mask
+from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
+
+# Of the layer's config. Raise it when a config changes its meaning, and let
+# `Sparse.from_config` read the older ones; files without it are of version 0.
+CONFIG_VERSION = 1
+
+INITIALIZERS = {
+    # He's variance 2/fan-in, as the paper's text says, for each neuron's own fan-in ...
+    "unit_scaled": initializers.unit_scaled_init,
+    # ... or for the layer's mean fan-in, as Liu et al. do.
+    "layer_scaled": initializers.layer_scaled_init,
+}
+
+
+def check_initializer(initializer):
+    """Refuses what is neither None, a known name nor a function.
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    known = initializer is None or callable(initializer)
+    if not known and initializer not in INITIALIZERS:
+        raise ValueError(
+            f"Expected `initializer` to be None, one of {sorted(INITIALIZERS)} or a "
+            "function (mask, in_axes, out_axes, seed) -> values, but got "
+            f"{initializer!r}."
+        )
+
+
+def initial_values(initializer, mask, kernel, seed, dtype):
+    """Draws a kernel's initial weights for a mask.
+
+    Args:
+      initializer: a name in `INITIALIZERS`, or a function `(mask, in_axes=...,
+        out_axes=..., seed=...) -> values`.
+      mask: bool array of the kernel's shape.
+      kernel: has `in_axes` and `out_axes`.
+      seed: stateless seed, int64 of shape [2].
+      dtype: the kernel's dtype.
+
+    Returns:
+      A tensor of the kernel's shape, 0 off the mask.
+    """
+    axes = {"in_axes": kernel.in_axes, "out_axes": kernel.out_axes}
+    if isinstance(initializer, str):
+        values = INITIALIZERS[initializer](
+            mask, method="fanin_normal", scale=2.0, seed=seed, **axes
+        )
+    else:
+        values = initializer(mask, seed=seed, **axes)
+    return masked(tf.cast(values, dtype), mask)
+
+
+@compat.register_serializable
+class Sparse(keras.layers.Wrapper):
+    """Makes the kernels of a layer sparse: each gets a mask and is 0 off it.
+
+    The forward pass is the wrapped layer's own. A constraint on the kernel keeps
+    inactive weights at 0, so nothing is multiplied at every call, and the gradient that
+    reaches a kernel is the dense one, which RigL needs.
+
+    Args:
+      layer: a layer or model, not yet sparse, with at least one kernel (a weight whose
+        name ends in "kernel", of rank 2 or more; depthwise kernels stay dense). A
+        subclassed model trains sparsely inside a `SparseModel`.
+      sparsity: share of zeros, in [0, 1). A float for every kernel, or a mapping from
+        paths below the layer ("kernel" for a Dense layer) to the sparsity of each
+        kernel; kernels it leaves out stay dense. It may also name other weights of rank
+        2 or more, such as "embeddings" or "depthwise_kernel", but no biases.
+      initializer: None keeps the layer's own values on the mask; "unit_scaled" (He for
+        each neuron's own fan-in) or "layer_scaled" (He for the layer's mean fan-in); or
+        a function `(mask, in_axes, out_axes, seed) -> values`. A function is not part
+        of the config: a saved layer keeps its values, not the way they were drawn.
+        Embeddings, which have no fan-in, keep theirs.
+      seed: int, for the random mask and the initializer. None draws one from NumPy's
+        global generator, which `keras.utils.set_random_seed` sets.
+      **kwargs: of `keras.layers.Layer`, such as `name`.
+
+    Raises:
+      TypeError: when `layer` is no layer of the Keras in use.
+      ValueError: when an argument is out of range; when the layer, once built, has no
+        kernel, or one that is already sparse.
+
+    Source: Evci et al. 2022, section 3.
+    """
+
+    # Masks are addressed as if the wrapper were not there.
+    path_name = ""
+
+    def __init__(self, layer, sparsity=0.9, initializer=None, seed=None, **kwargs):
+        compat.check_layer(layer, "a layer or model for Sparse to wrap")
+        if any(isinstance(child, Sparse) for child, _ in kernels.walk(layer)):
+            raise ValueError(
+                f"Layer {layer.name!r} is or holds a Sparse layer already. Wrap the "
+                "plain layer, or change the masks with rigl_keras.set_masks."
+            )
+        if any(is_pruning_wrapper(child) for child, _ in kernels.walk(layer)):
+            raise ValueError(
+                f"Layer {layer.name!r} is or holds a wrapper of TFMOT's "
+                "prune_low_magnitude, with a mask of its own. Wrap the plain layer; or "
+                "take TFMOT's masks over, rigl_keras.from_tfmot(model)."
+            )
+        check_initializer(initializer)
+        kwargs.setdefault("name", f"sparse_{layer.name}")
+        # Else unfreezing the wrapper of a frozen layer would change nothing in Keras 3.
+        kwargs.setdefault("trainable", layer.trainable)
+        # The wrapped layer casts its inputs as its own dtype policy says.
+        super().__init__(layer, autocast=False, **kwargs)
+        self.sparsity = _checked_sparsity(sparsity)
+        self.initializer = initializer
+        self.seed = int(np.random.randint(2**31) if seed is None else seed)
+        self.supports_masking = layer.supports_masking
+        self._first_call: Any = None
+        self._built_by_call = False
+        self._planned_masks: Any = types.MappingProxyType({})
+        self._mask_count = 0
+
+    @property
+    def sparse_masks(self):
+        """The mask variables, in the order of their kernels."""
+        return [getattr(self, f"mask_{index}") for index in range(self._mask_count)]
+
+    def plan_masks(self, masks):
+        """Gives the masks that `build` is to use instead of random ones.
+
+        Args:
+          masks: mapping from paths below the layer to bool arrays.
+        """
+        # A proxy, because Keras would track the arrays of a plain dict.
+        self._planned_masks = types.MappingProxyType(dict(masks))
+
+    def build(self, input_shape=None):
+        """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
+        self._build_layer(input_shape)
+        found = kernels.find_maskable(self.layer)
+        sparsities = self._sparsity_by_path(found)
+        chosen = [kernel for kernel in found if kernel.path in sparsities]
+        for index, kernel in enumerate(chosen):
+            kernels.check_effective(kernel)
+            mask = self._first_mask(index, kernel, sparsities[kernel.path])
+            self._add_mask(index, kernel, mask)
+            self._mask_initial_value(index, kernel, mask)
+        self._mask_count = len(chosen)
+        self.built = True
+
+    def _build_layer(self, input_shape):
+        if self._is_layer_built():
+            return
+        build = inspect.signature(self.layer.build).parameters.values()
+        needed = [each for each in build if each.default is each.empty]
+        if len(needed) <= 1:
+            super().build(input_shape)
+        if self._is_layer_built():
+            return
+        # Several inputs, or sublayers that are made or built in `call` only.
+        if self._first_call is None:
+            inputs = tf.TensorSpec(input_shape, self.layer.compute_dtype)
+            compat.trace(self.layer, inputs)
+        else:
+            args, kwargs = self._first_call()
+            compat.trace(self.layer, *args, **kwargs)
+            self._built_by_call = True
+
+    def _is_layer_built(self):
+        built = all(child.built for child, _ in kernels.walk(self.layer))
+        return built and bool(kernels.find_maskable(self.layer))
+
+    def _sparsity_by_path(self, found):
+        paths = [each.path for each in found if each.is_kernel]
+        if not isinstance(self.sparsity, float):
+            known = [each.path for each in found]
+            unknown = sorted(set(self.sparsity) - set(known))
+            if unknown:
+                raise ValueError(
+                    f"`sparsity` names weights that layer {self.layer.name!r} does not "
+                    f"have: {unknown}. Those that can be sparse are {known}."
+                )
+            return self.sparsity
+        if not paths:
+            raise ValueError(
+                f"Layer {self.layer.name!r} ({type(self.layer).__name__}) has nothing "
+                "to make sparse: no weight named '...kernel' of rank 2 or more. Wrap "
+                "layers such as Dense or Conv2D, and leave this one as it is; or, as "
+                "`sparsity`, name other weights of rank 2 or more, such as "
+                "{'embeddings': 0.9}."
+            )
+        return dict.fromkeys(paths, self.sparsity)
+
+    def _first_mask(self, index, kernel, sparsity):
+        if kernel.path in self._planned_masks:
+            return self._planned_masks[kernel.path]
+        shape = tuple(kernel.variable.shape)
+        count = distributions.active_count(int(np.prod(shape)), sparsity)
+        with tf.init_scope():  # `build` may run while a graph is being traced.
+            seed = stateless_seed("mask", self.seed, index)
+            return random_mask(shape, count, seed).numpy()
+
+    def _add_mask(self, index, kernel, values):
+        variable = kernel.variable
+        if isinstance(variable.constraint, MaskConstraint):
+            raise ValueError(
+                f"Kernel {kernel.path!r} of layer {self.layer.name!r} is shared with a "
+                "layer that is already sparse. Wrap only one of the two."
+            )
+        mask = self.add_weight(
+            name=f"mask_{index}",
+            shape=tuple(variable.shape),
+            dtype="bool",
+            initializer=lambda *args, **kwargs: tf.constant(values),
+            trainable=False,
+        )
+        # An attribute each: Keras 3 leaves lists out of tf.train.Checkpoint.
+        setattr(self, f"mask_{index}", mask)
+        compat.set_constraint(variable, MaskConstraint(mask, variable.constraint))
+
+    def _mask_initial_value(self, index, kernel, mask):
+        def first_value(value):
+            if self.initializer is None or kernel.is_embedding:
+                return masked(value, mask)
+            seed = stateless_seed("init", self.seed, index)
+            return initial_values(self.initializer, mask, kernel, seed, value.dtype)
+
+        if compat.has_value(kernel.variable):
+            with tf.init_scope():
+                kernel.variable.assign(first_value(compat.raw(kernel.variable)))
+        else:
+            compat.map_initial_value(kernel.variable, first_value)
+
+    def __call__(self, *args, **kwargs):
+        """Calls the wrapped layer, building it first if need be."""
+        if not self.built:
+            # A function, because Keras would track a tuple.
+            self._first_call = lambda: (args, kwargs)
+        outputs = super().__call__(*args, **kwargs)
+        self._first_call = None
+        return outputs
+
+    def call(self, inputs, *args, **kwargs):
+        """Calls the wrapped layer."""
+        # Keras 2 hands both to a `call` with **kwargs.
+        accepted = inspect.signature(self.layer.call).parameters
+        for name in ("mask", "training"):
+            if name not in accepted:
+                kwargs.pop(name, None)
+        return self.layer(inputs, *args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        """The wrapped layer's symbolic outputs (Keras 3)."""
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, input_shape):
+        """The wrapped layer's output shape."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, mask=None):
+        """The wrapped layer's mask of timesteps (not a sparse mask)."""
+        return self.layer.compute_mask(inputs, mask)
+
+    @property
+    def metrics(self):
+        """The wrapped layer's; not those that a model was compiled with."""
+        return [] if isinstance(self.layer, keras.Model) else self.layer.metrics
+
+    def get_build_config(self):
+        """What `build` needs when a file is loaded; None where only a call builds."""
+        by_call = self._built_by_call or compat.is_subclassed_model(self.layer)
+        return None if by_call else super().get_build_config()
+
+    def get_config(self):
+        """The layer's config; a function as initializer is not part of it."""
+        sparsity = self.sparsity
+        if not isinstance(sparsity, float):
+            sparsity = dict(sparsity)
+        name = self.initializer if isinstance(self.initializer, str) else None
+        config = {"sparsity": sparsity, "initializer": name, "seed": self.seed}
+        return {**super().get_config(), **config, "version": CONFIG_VERSION}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The layer of a config, also of one that an older version wrote.
+
+        Raises:
+          ValueError: for a config of a version to come.
+        """
+        config = dict(config)
+        version = config.pop("version", 0)
+        if version > CONFIG_VERSION:
+            raise ValueError(
+                f"The Sparse layer {config.get('name')!r} was saved by a newer "
+                f"rigl_keras: its config has version {version}, and this one reads "
+                f"versions up to {CONFIG_VERSION}. Install a newer rigl_keras."
+            )
+        layer = compat.deserialized(config.pop("layer"), custom_objects)
+        return cls(layer, **config)
+
+
+def _checked_sparsity(sparsity):
+    if isinstance(sparsity, collections.abc.Mapping):
+        return types.MappingProxyType(
+            {
+                path: distributions.check_sparsity(value, f"`sparsity` of {path!r}")
+                for path, value in sparsity.items()
+            }
+        )
+    return distributions.check_sparsity(sparsity)

@@ -1,0 +1,118 @@
+"""A subclassed model that is sparse as a whole."""
+
+import json
+
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat
+from rigl_keras.layers.sparse import Sparse
+
+# What a model may change about its training; these would be left out.
+_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+
+
+@compat.register_serializable
+class SparseModel(keras.Model):
+    """Trains a subclassed model whose kernels are sparse.
+
+    Keras cannot copy a subclassed model layer by layer, so it is wrapped whole. It
+    takes the inputs of the model, a tensor or lists and dicts of tensors. Call it once
+    on a batch before `fit`, which builds it. Its config, and so `.keras`
+    files, need the model's own `get_config`; weights files and `tf.train.Checkpoint`
+    do not.
+
+    Args:
+      sparse: a `Sparse` layer around a model.
+      **kwargs: of `keras.Model`; the name is the model's.
+
+    Raises:
+      TypeError: when `sparse` is no `Sparse` layer.
+      ValueError: when it does not wrap a model, or one that brings a `train_step` or
+        the like of its own, which would not take part.
+    """
+
+    path_name = ""
+
+    def __init__(self, sparse, **kwargs):
+        if not isinstance(sparse, Sparse):
+            raise TypeError(
+                "Expected a Sparse layer around a model, rigl_keras.Sparse(model, "
+                f"sparsity), but got {sparse!r}."
+            )
+        _check_wrapped(sparse.layer)
+        kwargs.setdefault("name", sparse.layer.name)
+        super().__init__(**kwargs)
+        # Kernels have the paths that they have in the model alone.
+        sparse.layer.path_name = ""
+        self.sparse = sparse
+        self._inputs: str | None = None
+
+    def call(self, inputs, training=None):
+        """Calls the model."""
+        self._inputs = json.dumps(_described(inputs))
+        return self.sparse(inputs, training=training)
+
+    def get_config(self):
+        """The config of the `Sparse` layer, which holds that of the model."""
+        sparse = compat.serialized(self.sparse)
+        # Keras 3 writes how to build the model too, and cannot read it for dicts.
+        sparse["config"]["layer"].pop("build_config", None)
+        return {"name": self.name, "sparse": sparse}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The model of a config."""
+        sparse = compat.deserialized(config["sparse"], custom_objects)
+        return cls(sparse, name=config["name"])
+
+    def get_build_config(self):
+        """The inputs of the last call, by which a loaded model is built."""
+        if self._inputs is not None:
+            return {"inputs": self._inputs}
+        return {"layer": compat.build_config(self.sparse.layer)}
+
+    def build_from_config(self, config):
+        """Builds a model that is being loaded from a file."""
+        if "inputs" in config:
+            compat.trace(self, _specs(json.loads(config["inputs"])))
+        elif config["layer"] is not None:
+            self.sparse.layer.build_from_config(config["layer"])
+            self.sparse.build()
+
+
+def _check_wrapped(model):
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Expected a Sparse layer around a model, but it wraps the layer "
+            f"{model.name!r} ({type(model).__name__}). Use it as a layer."
+        )
+    own = [
+        name
+        for name in _STEPS
+        if getattr(type(model), name, None) is not getattr(keras.Model, name, None)
+    ]
+    if own:
+        raise ValueError(
+            f"{type(model).__name__} defines {own} of its own, which a SparseModel "
+            "around it would not use. Wrap its layers in rigl_keras.Sparse where the "
+            "model creates them, and train the model itself."
+        )
+
+
+def _described(inputs):
+    """The nested inputs as JSON: shapes, without the batch's size, and dtypes."""
+    if isinstance(inputs, dict):
+        return {"dict": {key: _described(each) for key, each in inputs.items()}}
+    if isinstance(inputs, list | tuple):
+        return {"list": [_described(each) for each in inputs]}
+    dtype = tf.as_dtype(inputs.dtype).name
+    return {"shape": [None, *inputs.shape[1:]], "dtype": dtype}
+
+
+def _specs(described):
+    if "dict" in described:
+        return {key: _specs(each) for key, each in described["dict"].items()}
+    if "list" in described:
+        return [_specs(each) for each in described["list"]]
+    return tf.TensorSpec(described["shape"], described["dtype"])

@@ -1,0 +1,1 @@
+"""What the training program is made of: settings, runs, files."""

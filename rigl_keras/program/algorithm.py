@@ -1,0 +1,348 @@
+"""A training run as gin describes it: seeds, data, algorithm.
+
+Every function here that carries `@gin.configurable` is a name in gin files. The names
+and defaults are those of the paper's TF2 code; `masks`, `seeds`, `data` and what
+docstrings call this package's own are not from there.
+"""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import gin
+import numpy as np
+
+from rigl_keras import data
+from rigl_keras.algorithms import schedules
+from rigl_keras.algorithms.base import SNIP, GraSP, Magnitude
+from rigl_keras.common.checks import check_int
+from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.training import dynamic
+from rigl_keras.training.pruning import Pruning
+
+load_data = gin.external_configurable(data.load, "data")
+
+_ALGORITHMS: dict[str, Any] = {
+    "set": dynamic.SET,
+    "rigl": dynamic.RigL,
+    "rigl_inverted": dynamic.RigLInverted,
+    "snfs": dynamic.SNFS,
+}
+# What prunes before training and leaves the masks so; twice by the original's names,
+# of algorithms whose other half, which updates masks, it has not published.
+_UNPUBLISHED = ("rigl_s", "rigl_grasp")
+_ONE_SHOT = {"snip": SNIP, "grasp": GraSP, "rigl_s": SNIP, "rigl_grasp": GraSP}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """Seeds of a run; separate, so that no two experiments share a draw by accident.
+
+    Attributes:
+      init_seed: int, for initial weights.
+      data_seed: int, for the order of the training data.
+      mask_seed: int, for random masks and random growth.
+    """
+
+    init_seed: int
+    data_seed: int
+    mask_seed: int
+
+
+@gin.configurable("seeds", denylist=["seed"])
+def make_seeds(seed, init_seed=None, data_seed=None, mask_seed=None):
+    """The run's seeds: `seed`, the command line's, where gin sets no other.
+
+    Returns:
+      `Seeds`.
+
+    Raises:
+      ValueError: when one is no int >= 0.
+    """
+    chosen = {
+        name: seed if value is None else value
+        for name, value in {
+            "init_seed": init_seed,
+            "data_seed": data_seed,
+            "mask_seed": mask_seed,
+        }.items()
+    }
+    for name, value in chosen.items():
+        check_int(f"seeds.{name}", value, minimum=0)
+    return Seeds(**chosen)
+
+
+@gin.configurable("mask_updater")
+@dataclasses.dataclass(frozen=True)
+class MaskUpdaterConfig:
+    """How masks change while the network trains, or before it does.
+
+    Attributes:
+      update_alg: "" for masks that stay; "set", "rigl", "rigl_inverted" or "snfs" for
+        masks that evolve; "snip" or "grasp", in the paper's code "rigl_s" and
+        "rigl_grasp", for those that training.oneshot_prune_fraction makes.
+      schedule_alg: "lr", "cosine" or "constant", how the drop fraction changes.
+      update_freq: int >= 1, steps between two updates.
+      init_drop_fraction: float in [0, 1], the drop fraction at the start.
+      last_update_step: int; -1 never stops, 0 never starts.
+      use_stateless: True; all random draws are stateless.
+      grow_gradient: this package's own: "fixed_batch" lets RigL grow by the gradient of
+        `grow_batch`, "step" by that of the step's own batch.
+      drop_noise: this package's own, as is `skip_weight_step`; see `callbacks.SET`.
+      skip_weight_step: bool.
+    """
+
+    update_alg: str = ""
+    schedule_alg: str = "lr"
+    update_freq: int = 100
+    init_drop_fraction: float = 0.3
+    last_update_step: int = -1
+    use_stateless: bool = True
+    grow_gradient: str = "fixed_batch"
+    drop_noise: float = 0.0
+    skip_weight_step: bool = False
+
+    def __post_init__(self):
+        """Refuses an unknown algorithm, and stateful draws.
+
+        Raises:
+          ValueError: naming what came.
+        """
+        choice(
+            "mask_updater.update_alg",
+            self.update_alg,
+            {"": None, **_ALGORITHMS, **_ONE_SHOT},
+        )
+        choice("mask_updater.grow_gradient", self.grow_gradient, _GROW_DATA)
+        if not self.use_stateless:
+            raise ValueError(
+                "mask_updater.use_stateless=False is not possible: all random draws "
+                "are stateless. Leave it at True."
+            )
+        if self.update_alg in _UNPUBLISHED and self.last_update_step != 0:
+            raise ValueError(
+                f"mask_updater.update_alg={self.update_alg!r} prunes before training "
+                "only: set mask_updater.last_update_step=0, or use 'rigl' for masks "
+                "that evolve."
+            )
+
+    @property
+    def evolves(self):
+        """Whether masks change while the network trains."""
+        return self.update_alg in _ALGORITHMS and self.last_update_step != 0
+
+    def stretched(self, length):
+        """The same, with the last update `length` times as late."""
+        last = self.last_update_step
+        if last > 0:
+            last = stretched(last, length)
+        return dataclasses.replace(self, last_update_step=last)
+
+    def one_shot_pruner(self, fraction, ranking):
+        """The `Pruner` that prunes before training; None for none.
+
+        Args:
+          fraction: float in [0, 1), the share of weights it is to remove.
+          ranking: "global" or "layer".
+
+        Raises:
+          ValueError: when one of algorithm and fraction is missing.
+        """
+        if fraction == 0:
+            if self.update_alg in _ONE_SHOT:
+                raise ValueError(
+                    f"mask_updater.update_alg={self.update_alg!r} prunes before "
+                    "training, and training.oneshot_prune_fraction=0 asks for no "
+                    "pruning: the network would train densely. Set the fraction."
+                )
+            return None
+        if not self.update_alg:
+            raise ValueError(
+                f"training.oneshot_prune_fraction={fraction} needs a criterion: set "
+                "mask_updater.update_alg to 'snip' or 'grasp', or to an algorithm that "
+                "drops by magnitude, such as 'rigl'."
+            )
+        return _ONE_SHOT.get(self.update_alg, Magnitude)(ranking)
+
+
+def make_mask_updater(config, model, make_batch, seeds):
+    """Makes the callback that trains the masks.
+
+    Args:
+      config: `MaskUpdaterConfig`.
+      model: the network.
+      make_batch: function that returns `(x, y)`, from which RigL grows where the
+        configuration says so.
+      seeds: `Seeds`.
+
+    Returns:
+      A callback, or None for a dense network.
+
+    Raises:
+      ValueError: for a value out of range, or an algorithm without masks.
+    """
+    if not sparse_kernels(model):
+        if config.update_alg:
+            raise ValueError(
+                f"mask_updater.update_alg={config.update_alg!r} updates masks, and "
+                "there are none: the network would train densely. Set masks.sparsity "
+                "or network.mask_init_path."
+            )
+        return None
+    if config.update_alg not in _ALGORITHMS:
+        return dynamic.Static()
+    options = {
+        "update_freq": config.update_freq,
+        "drop_fraction": config.init_drop_fraction,
+        "schedule": config.schedule_alg,
+        "last_update_step": config.last_update_step,
+        "seed": seeds.mask_seed,
+        "drop_noise": config.drop_noise,
+        "skip_weight_step": config.skip_weight_step,
+    }
+    algorithm = _ALGORITHMS[config.update_alg]
+    if issubclass(algorithm, dynamic.RigL):
+        options["grow_data"] = _GROW_DATA[config.grow_gradient](make_batch)
+    return algorithm(**options)
+
+
+def _summed(make_batch):
+    x, y = make_batch()
+    # As many times the mean over the examples is their sum.
+    return x, y, np.full(len(x), len(x), np.float32)
+
+
+_GROW_DATA = {"fixed_batch": _summed, "step": lambda make_batch: None}
+
+
+def flow_batch(images, size):
+    """The first `size` training records, on which gradient flow is measured.
+
+    A set of fewer than 2 * size records gives half of them.
+    """
+    return images.train_records(0, _batch_size(images, size))
+
+
+def grow_batch(images, size):
+    """The next `size` records: RigL grows, and SNIP and GraSP prune, by their gradient.
+
+    As in the paper's TF2 code, where `size` is training.val_batch_size.
+    """
+    size = _batch_size(images, size)
+    return images.train_records(size, 2 * size)
+
+
+def _batch_size(images, size):
+    return max(1, min(size, images.num_train // 2))
+
+
+@gin.configurable("pruning")
+@dataclasses.dataclass(frozen=True)
+class PruningConfig:
+    """Gradual magnitude pruning.
+
+    Attributes:
+      mode: "prune" for TFMOT's PolynomialDecay, "constant" for its ConstantSparsity
+        from `begin_step` on, every 100 steps.
+      initial_sparsity: float in [0, 1).
+      final_sparsity: float in [0, 1).
+      begin_step: int >= 0.
+      end_step: int >= begin_step.
+      frequency: int >= 1, steps between two prunings.
+      ranking: this package's own: "layer" prunes every kernel to that sparsity,
+        "global" ranks the weights of all kernels together.
+    """
+
+    mode: str = "prune"
+    initial_sparsity: float = 0.0
+    final_sparsity: float = 0.8
+    begin_step: int = 2000
+    end_step: int = 4000
+    frequency: int = 200
+    ranking: str = "layer"
+
+    def stretched(self, length):
+        """The same, with begin and end `length` times as late."""
+        return dataclasses.replace(
+            self,
+            begin_step=stretched(self.begin_step, length),
+            end_step=stretched(self.end_step, length),
+        )
+
+    def schedule(self):
+        """TFMOT's schedule."""
+        if self.mode == "constant":
+            return schedules.constant_sparsity(self.final_sparsity, self.begin_step)
+        return schedules.polynomial_decay(
+            self.initial_sparsity,
+            self.final_sparsity,
+            self.begin_step,
+            self.end_step,
+            frequency=self.frequency,
+        )
+
+
+def make_pruning(total_steps, length=1.0):
+    """Makes the callback that prunes.
+
+    Nothing is pruned where the configuration does not mention `pruning`: its default
+    mode, the paper's code's, would prune every run.
+
+    Args:
+      total_steps: int, steps of the training.
+      length: float > 0, by which the steps of pruning are multiplied.
+
+    Returns:
+      A callback, or None where nothing would be pruned.
+
+    Raises:
+      ValueError: for a value out of range.
+    """
+    names = [field.name for field in dataclasses.fields(PruningConfig)]
+    if not any(_is_bound(f"pruning.{name}") for name in names):
+        return None
+    config = PruningConfig().stretched(length)
+    choice("pruning.mode", config.mode, {"prune": None, "constant": None})
+    if config.mode == "constant" and (
+        config.final_sparsity == 0 or config.begin_step > total_steps
+    ):
+        return None
+    if config.mode == "prune" and config.end_step > total_steps:
+        warnings.warn(
+            f"pruning.end_step={config.end_step} lies after the last step, "
+            f"training.total_steps={total_steps}: pruning.final_sparsity="
+            f"{config.final_sparsity} will not be reached.",
+            stacklevel=2,
+        )
+    return Pruning(config.schedule(), config.ranking)
+
+
+def stretched(step, length):
+    """A step of a schedule that is `length` times as long, to the nearest int."""
+    return round(step * length)
+
+
+def _is_bound(name):
+    try:
+        gin.query_parameter(name)
+    except ValueError:
+        return False
+    return True
+
+
+def choice(name, value, choices):
+    """Looks a setting's value up.
+
+    Args:
+      name: the setting's, in gin.
+      value: what came.
+      choices: dict of what is possible.
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    if value not in choices:
+        raise ValueError(
+            f"Expected {name} to be one of {list(choices)}, got {value!r}."
+        )
+    return choices[value]

@@ -1,0 +1,188 @@
+"""Checkpoints of a run: written whole or not at all, restored only where they match."""
+
+import os
+import re
+import shutil
+
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.core import kernels
+from rigl_keras.core.masks import sparse_kernels
+
+_WRITING = "ckpt.writing"
+MASK = "/mask"  # what the name of a mask ends in, after its kernel's
+
+
+class Checkpoints:
+    """The checkpoints `ckpt-<step>` in a folder.
+
+    A checkpoint holds the model's variables by path, masks as "<kernel's path>/mask",
+    the optimizer's by position, and what else a run needs to go on. It is in
+    TensorFlow's format, for `tf.train.load_checkpoint`.
+
+    Args:
+      folder: path of the folder.
+      model: the model, built.
+      optimizer: its optimizer, built.
+      state: None, or a trackable object with the state of the training, such as the
+        `state` of a callback.
+      keep: False removes each checkpoint once it is written: saving is an act of all
+        workers of a run together, but only one's files are wanted.
+    """
+
+    def __init__(self, folder, model, optimizer, state=None, keep=True):
+        self._folder = folder
+        self._keep = keep
+        parts = {
+            "model": named_variables(model),
+            "optimizer": _numbered(optimizer.variables),
+            "random": _numbered(compat.random_states(model)),
+        }
+        if state is not None:
+            parts["training"] = state
+        self._checkpoint = tf.train.Checkpoint(**parts)
+
+    def save(self, step):
+        """Writes the checkpoint of a step; an interruption leaves none or all of it."""
+        self._save(f"ckpt-{step}")
+
+    def save_around_update(self, step):
+        """Writes `ckpt--<step>`, which a run never goes on from."""
+        self._save(f"ckpt--{step}")
+
+    def _save(self, name):
+        writing = os.path.join(self._folder, _WRITING)
+        shutil.rmtree(writing, ignore_errors=True)
+        self._checkpoint.write(os.path.join(writing, name))
+        if not self._keep:
+            shutil.rmtree(writing)
+            return
+        # The index last: without it the rest is no checkpoint.
+        files = sorted(os.listdir(writing), key=lambda file: file.endswith(".index"))
+        for file in files:
+            os.replace(os.path.join(writing, file), os.path.join(self._folder, file))
+        os.rmdir(writing)
+
+    def restore_last(self):
+        """Restores the last checkpoint that can be read whole.
+
+        Returns:
+          Its step, or None when there is no checkpoint.
+
+        Raises:
+          ValueError: when a checkpoint belongs to another model.
+        """
+        for step in sorted(steps(self._folder), reverse=True):
+            path = os.path.join(self._folder, f"ckpt-{step}")
+            damage = _damage(path)
+            if damage is None:
+                self._restore(path)
+                return step
+            print(f"{path} cannot be read, trying an earlier one: {damage}")
+        return None
+
+    def _restore(self, path):
+        try:
+            self._checkpoint.read(path).assert_consumed()
+        except (AssertionError, ValueError) as error:
+            raise ValueError(
+                f"Checkpoint {path} does not match this run's model and optimizer: "
+                f"{error}. Use another --logdir."
+            ) from error
+
+
+def _damage(path):
+    """What keeps a checkpoint from being read whole; None when nothing does."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    # TensorFlow's reader has no common class for what it raises: an IndexError for a
+    # short file, a DataLossError for other contents, and more.
+    except Exception as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def read_model(path):
+    """The variables of the model in a checkpoint.
+
+    Args:
+      path: the checkpoint's, such as "runs/prune/ckpt-11719".
+
+    Returns:
+      A dict from paths, as in `named_variables` but sorted, to arrays.
+
+    Raises:
+      ValueError: when there is no checkpoint that can be read, or not of this package's
+        command line.
+    """
+    damage = _damage(path)
+    if damage is not None:
+        raise ValueError(
+            f"Checkpoint {path} cannot be read: {damage}. Give the path of one that "
+            "the command line wrote, such as 'runs/prune/ckpt-11719'."
+        )
+    reader = tf.train.load_checkpoint(path)
+    values = {}
+    for key in reader.get_variable_to_shape_map():
+        # A "/" of a name is escaped; other checkpoints have it between objects.
+        match = re.fullmatch(r"model/([^/]+)/\.ATTRIBUTES/VARIABLE_VALUE", key)
+        if match:
+            values[_unescaped(match.group(1))] = reader.get_tensor(key)
+    if not values:
+        raise ValueError(
+            f"Checkpoint {path} holds no model of this package's command line."
+        )
+    return dict(sorted(values.items()))
+
+
+def masks_in(values):
+    """The masks among the variables of a model.
+
+    Args:
+      values: dict by paths, as of `read_model`.
+
+    Returns:
+      A dict from the kernels' paths to masks; empty for a dense model.
+    """
+    return {
+        name.removesuffix(MASK): value
+        for name, value in values.items()
+        if name.endswith(MASK)
+    }
+
+
+def _unescaped(key):
+    """A name as it was before TensorFlow wrote "/" as ".S" and "." as ".."."""
+    return re.sub(r"\.(.)", lambda m: "/" if m.group(1) == "S" else ".", key)
+
+
+def steps(folder):
+    """The steps of the checkpoints in a folder, in any order."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names)
+    return [int(match.group(1)) for match in found if match]
+
+
+def named_variables(model):
+    """A model's variables by path; those of masks are "<kernel's path>/mask".
+
+    Args:
+      model: a built model.
+
+    Returns:
+      A dict from paths to `tf.Variable`.
+    """
+    masks = {id(each.mask): f"{each.path}{MASK}" for each in sparse_kernels(model)}
+    named = {}
+    for layer, path in kernels.walk(model):
+        for weight in kernels.own_weights(layer):
+            name = kernels.join(path, compat.variable_name(weight))
+            named[masks.get(id(weight), name)] = compat.raw(weight)
+    return named
+
+
+def _numbered(variables):
+    return {str(index): compat.raw(each) for index, each in enumerate(variables)}

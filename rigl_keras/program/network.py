@@ -1,0 +1,357 @@
+"""The network of a training run as gin describes it: shape, masks, initial weights."""
+
+import dataclasses
+import os
+from typing import Any
+
+import gin
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat, networks
+from rigl_keras.common.checks import check_not_negative
+from rigl_keras.common.seeding import ALGORITHM, stateless_seed
+from rigl_keras.conversion import convert
+from rigl_keras.core import initializers, kernels
+from rigl_keras.core.kernels import masked
+from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.program import files
+from rigl_keras.program.algorithm import choice
+from rigl_keras.program.checkpoints import MASK, masks_in, named_variables, read_model
+from rigl_keras.program.files import RUN_FILE
+
+_NETWORKS = {
+    name: gin.external_configurable(
+        build,
+        name,
+        # What `make_network` gives them; all else is theirs alone.
+        denylist=["input_shape", "num_classes", "activation", "weight_decay", "seed"],
+    )
+    for name, build in networks.NETWORKS.items()
+}
+_INITIALIZERS = {
+    name: gin.external_configurable(
+        initialize, f"{name}_init", allowlist=["method", "scale"]
+    )
+    for name, initialize in {
+        "unit_scaled": initializers.unit_scaled_init,
+        "layer_scaled": initializers.layer_scaled_init,
+    }.items()
+}
+
+
+@gin.configurable("masks")
+@dataclasses.dataclass(frozen=True)
+class MaskConfig:
+    """Random masks.
+
+    Attributes:
+      sparsity: float in [0, 1), share of zeros; None for a dense network.
+      distribution: "uniform", "er", "erk", or a dict from kernels' paths to sparsities.
+      overrides: dict from glob patterns on paths to sparsities, 0 for dense, or None.
+    """
+
+    sparsity: float | None = None
+    distribution: Any = "erk"
+    overrides: dict | None = None
+
+
+@gin.configurable(
+    "network",
+    denylist=["input_shape", "num_classes", "seeds", "is_pruned", "is_scratch"],
+)
+def make_network(
+    input_shape,
+    num_classes,
+    seeds,
+    is_pruned=False,
+    is_scratch=True,
+    activation="relu",
+    network_name="lenet5",
+    mask_init_path=None,
+    shuffle_mask=False,
+    weight_init_path=None,
+    weight_init_method=None,
+    weight_decay=0.0,
+    noise_stddev=0.0,
+    pruned_layer_types=("Conv2D", "Dense"),
+    allow_same_init=False,
+):
+    """Builds the network and, where masks are configured, makes it sparse.
+
+    Args:
+      input_shape: (height, width, channels).
+      num_classes: int.
+      seeds: `Seeds`.
+      is_pruned: whether something will be pruned, so that a network without other masks
+        gets masks of ones.
+      is_scratch: whether the masks will stay as they are.
+      activation: name of a Keras activation.
+      network_name: a key of `networks.NETWORKS`, such as "lenet5" or "resnet50".
+      mask_init_path: None, or a checkpoint of this command line, such as
+        "runs/prune/ckpt-11719", whose masks are taken.
+      shuffle_mask: whether each mask of `mask_init_path` is shuffled at random.
+      weight_init_path: None, or a checkpoint whose weights, biases included, are taken.
+      weight_init_method: None keeps the dense initial weights on the masks;
+        "unit_scaled" or "layer_scaled" draws them for the masks.
+      weight_decay: float >= 0, factor c of the L2 term c * sum(w^2) on kernels.
+      noise_stddev: float >= 0, standard deviation of normal noise that is added to all
+        initial weights and biases.
+      pruned_layer_types: class names of the layers that are made sparse.
+      allow_same_init: whether a scratch run may draw its weights by the init seed of
+        the run that its masks come from.
+
+    Returns:
+      A Keras model that ends in logits, not compiled.
+
+    Raises:
+      ValueError: for an unknown name, a value out of range, settings that contradict
+        each other, or a checkpoint that does not match the network.
+    """
+    build = choice("network.network_name", network_name, _NETWORKS)
+    model = build(
+        input_shape,
+        num_classes,
+        activation=activation,
+        weight_decay=weight_decay,
+        seed=seeds.init_seed,
+    )
+    check_not_negative("network.noise_stddev", noise_stddev)
+    initializer = _initializer(weight_init_method, weight_init_path)
+    config = MaskConfig()
+    _check_mask_settings(config, mask_init_path, shuffle_mask)
+    options = {
+        "initializer": initializer,
+        "seed": seeds.mask_seed,
+        "init_seed": seeds.init_seed,
+        "verbose": False,
+    }
+    left_dense = _left_dense(model, pruned_layer_types)
+    if mask_init_path is not None:
+        if weight_init_path is None and is_scratch and not allow_same_init:
+            _check_other_init(mask_init_path, seeds)
+        masks = _masks_of(mask_init_path, model, left_dense)
+        if shuffle_mask:
+            masks = _shuffled(masks, seeds.mask_seed)
+        model = convert.sparsify(model, masks=masks, **options)
+    elif config.sparsity is not None or is_pruned:
+        model = convert.sparsify(
+            model,
+            config.sparsity or 0.0,
+            config.distribution,
+            overrides={**(config.overrides or {}), **dict.fromkeys(left_dense, 0.0)},
+            **options,
+        )
+    elif initializer is not None:
+        raise ValueError(
+            f"network.weight_init_method={weight_init_method!r} needs masks, and "
+            "there are none. Set masks.sparsity or network.mask_init_path."
+        )
+    if weight_init_path is not None:
+        _load_weights(weight_init_path, model)
+    if noise_stddev > 0:
+        _add_noise(model, noise_stddev, seeds.init_seed)
+    return model
+
+
+def compile_network(
+    model, optimizer, label_smoothing=0.0, top_k=None, jit_compile=None
+):
+    """Compiles a network that ends in logits.
+
+    Its metrics are "accuracy" and "cross_entropy", the loss without regulariser and
+    smoothing, and with `top_k` "top<k>_accuracy".
+
+    Args:
+      model: the network.
+      optimizer: a Keras optimizer.
+      label_smoothing: float in [0, 1), the share of each label that is spread over all
+        classes.
+      top_k: int in 2 ... classes - 1, or None.
+      jit_compile: bool, or None for Keras's own choice.
+
+    Raises:
+      ValueError: when `top_k` is too large for the network.
+    """
+    metrics = [
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        keras.metrics.SparseCategoricalCrossentropy(
+            from_logits=True, name="cross_entropy"
+        ),
+    ]
+    classes = model.output_shape[-1]
+    if top_k is not None:
+        if top_k >= classes:
+            raise ValueError(
+                f"training.top_k={top_k} of {classes} classes would always be right: "
+                "use a smaller one, or None."
+            )
+        metrics.append(
+            keras.metrics.SparseTopKCategoricalAccuracy(
+                top_k, name=f"top{top_k}_accuracy"
+            )
+        )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if label_smoothing:
+        loss = _smoothed(label_smoothing, classes)
+    options = {} if jit_compile is None else {"jit_compile": jit_compile}
+    # Test batches of one size are filled up with examples of weight 0.
+    model.compile(optimizer, loss, weighted_metrics=metrics, **options)
+    compat.report_metrics_once(model)
+
+
+def _smoothed(label_smoothing, classes):
+    """Cross-entropy with smoothed labels, which Keras has of one-hot labels only."""
+
+    def smoothed_cross_entropy(labels, logits):
+        labels = tf.reshape(tf.cast(labels, tf.int32), [-1])
+        return keras.losses.categorical_crossentropy(
+            tf.one_hot(labels, classes),
+            logits,
+            from_logits=True,
+            label_smoothing=label_smoothing,
+        )
+
+    return smoothed_cross_entropy
+
+
+def _initializer(method, weight_init_path):
+    if method is None:
+        return None
+    if weight_init_path is not None:
+        raise ValueError(
+            f"network.weight_init_method={method!r} draws the weights that "
+            f"network.weight_init_path={weight_init_path!r} loads. Set one of them to "
+            "None."
+        )
+    return choice("network.weight_init_method", method, _INITIALIZERS)
+
+
+def _check_mask_settings(config, mask_init_path, shuffle_mask):
+    drawn = {"sparsity": config.sparsity, "overrides": config.overrides}
+    drawn = {key: value for key, value in drawn.items() if value is not None}
+    if mask_init_path is not None and drawn:
+        settings = ", ".join(f"masks.{key}={value}" for key, value in drawn.items())
+        raise ValueError(
+            f"{settings} and network.mask_init_path={mask_init_path!r} would both "
+            "choose the masks. Set the one or the other to None."
+        )
+    if shuffle_mask and mask_init_path is None:
+        raise ValueError(
+            "network.shuffle_mask=True shuffles the masks of network.mask_init_path, "
+            "which is None. Random masks need no shuffling."
+        )
+
+
+def _left_dense(model, pruned_layer_types):
+    """Paths of the kernels of all layers of other types."""
+    return [
+        kernels.join(path, compat.variable_name(weight))
+        for layer, path in kernels.walk(model)
+        for weight in kernels.own_weights(layer)
+        if kernels.is_kernel(layer, weight)
+        and type(layer).__name__ not in pruned_layer_types
+    ]
+
+
+def _check_other_init(mask_init_path, seeds):
+    """Refuses the init seed of the run that the masks come from.
+
+    Raises:
+      ValueError: when this run would begin with that run's initial weights.
+    """
+    folder = os.path.dirname(mask_init_path) or "."
+    parent = files.read_json(os.path.join(folder, RUN_FILE))
+    if parent is not None and parent["seeds"]["init_seed"] == seeds.init_seed:
+        raise ValueError(
+            f"The run in {folder}, whose masks network.mask_init_path takes, drew its "
+            f"initial weights by init_seed {seeds.init_seed}, and so would this one: "
+            "training from scratch would be training the lottery ticket. Use another "
+            "--seed or seeds.init_seed, or set network.allow_same_init=True."
+        )
+
+
+def _masks_of(checkpoint, model, left_dense):
+    """The masks in a checkpoint of a network like this one, by the kernels' paths."""
+    values = read_model(checkpoint)
+    _check_match(checkpoint, values, model)
+    masks = masks_in(values)
+    if not masks:
+        raise ValueError(
+            f"Checkpoint {checkpoint} is of a dense network and has no masks. Give one "
+            "of a sparse or pruned network as network.mask_init_path."
+        )
+    extra = [path for path in masks if path in left_dense]
+    if extra:
+        raise ValueError(
+            f"Checkpoint {checkpoint} has a mask for {extra[0]}, which "
+            "network.pruned_layer_types leaves dense here."
+        )
+    return {
+        kernel.path: masks[kernel.path]
+        for kernel in kernels.find_kernels(model)
+        if kernel.path in masks
+    }
+
+
+def _check_match(checkpoint, values, model):
+    """Refuses the checkpoint of another network.
+
+    Raises:
+      ValueError: naming the first kernel, or else other variable, that differs.
+    """
+    here = {
+        name: tuple(variable.shape)
+        for name, variable in named_variables(model).items()
+        if not name.endswith(MASK)
+    }
+    there = {
+        name: value.shape for name, value in values.items() if not name.endswith(MASK)
+    }
+    names = [*here, *(name for name in there if name not in here)]
+    for name in sorted(names, key=lambda name: not name.endswith("kernel")):
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"Checkpoint {checkpoint} is of another network: the shape of {name} "
+                f"is {there.get(name, 'missing')} there and "
+                f"{here.get(name, 'missing')} here. Give a checkpoint of this network, "
+                "or configure the network as in that run."
+            )
+
+
+def _shuffled(masks, seed):
+    def shuffled(index, mask):
+        order = stateless_seed("shuffle mask", seed, index)
+        flat = tf.random.experimental.stateless_shuffle(
+            tf.reshape(mask, [-1]), order, alg=ALGORITHM
+        )
+        return flat.numpy().reshape(mask.shape)
+
+    return {
+        path: shuffled(index, mask) for index, (path, mask) in enumerate(masks.items())
+    }
+
+
+def _load_weights(checkpoint, model):
+    """Sets all variables but masks to a checkpoint's, under this model's masks."""
+    values = read_model(checkpoint)
+    _check_match(checkpoint, values, model)
+    for name, variable in named_variables(model).items():
+        if not name.endswith(MASK):
+            variable.assign(values[name])
+    _mask_weights(model)
+
+
+def _add_noise(model, stddev, seed):
+    for index, variable in enumerate(model.trainable_variables):
+        draw = stateless_seed("initial noise", seed, index)
+        noise = tf.random.stateless_normal(variable.shape, draw, alg=ALGORITHM)
+        raw = compat.raw(variable)
+        raw.assign_add(tf.cast(stddev * noise, raw.dtype))
+    _mask_weights(model)
+
+
+def _mask_weights(model):
+    for each in sparse_kernels(model):
+        kernel = compat.raw(each.kernel)
+        kernel.assign(masked(kernel, each.mask))

@@ -1,0 +1,1 @@
+"""Keeps a model sparse while it trains, and changes its masks."""

@@ -1,0 +1,239 @@
+"""The callback that keeps a model sparse while it is trained; algorithms derive."""
+
+import contextlib
+import warnings
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from rigl_keras import compat
+from rigl_keras.common.checks import check_int
+from rigl_keras.core.kernels import matching
+from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.training.attachment import Attachment
+from rigl_keras.training.observers import observers
+from rigl_keras.training.session import FitSession, Session, session_of
+from rigl_keras.training.tfmot import adopt
+
+
+class SparseTraining(keras.callbacks.Callback):
+    """What all algorithms share: a model that stays sparse while it is trained.
+
+    Gradients of masked weights are masked before the optimizer sees them, so momentum,
+    Adam's moments and clipping by norm are those of a sparse model. Adds "sparsity",
+    the share of zeros among the masked kernels' weights, to the training logs. Several
+    such callbacks may take part in one training, each with kernels of its own; kernels
+    that none of them takes care of keep their masks.
+
+    Args:
+      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
+        of those that this callback trains.
+
+    Attributes:
+      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
+        optimizer, from which a broken-off training goes on.
+
+    Raises:
+      ValueError: at the start of training, when the model has no sparse kernel, none
+        that `kernels` matches, or one that another callback trains; or when its
+        optimizer keeps state that cannot follow a mask.
+    """
+
+    def __init__(self, kernels=None):
+        super().__init__()
+        self.kernels = kernels
+        self.state = tf.Module(name="sparse_training")
+        self.attachment: Any = None
+        self._session: Any = None
+        self._steps_per_execution = 1
+
+    @property
+    def logs(self):
+        """What this training logs, such as "sparsity", as a dict of floats."""
+        return {} if self._session is None else dict(self._session.logs)
+
+    def prepare(self, model, optimizer=None):
+        """Creates the optimizer's slots and all of `state`, ahead of the training.
+
+        Only needed where a checkpoint is restored before and must find them.
+
+        Args:
+          model: a model with sparse kernels.
+          optimizer: the one that trains it; None for the one it is compiled with.
+
+        Raises:
+          ValueError: when the model cannot be trained sparsely.
+        """
+        adopt(model)
+        if optimizer is None:
+            optimizer = getattr(model, "optimizer", None)
+        if self.attachment is None or not self.attachment.fits(model, optimizer):
+            self.attachment = self._make_attachment(model, optimizer)
+        self._prepare_state(model)
+
+    @contextlib.contextmanager
+    def attached(self, model, optimizer=None, total_steps=None, steps_per_run=1):
+        """Trains in a custom loop, with the updates that `fit` would make.
+
+        Make or trace the training step inside the context, and have `run` call it:
+
+            with rigl.attached(model, optimizer, total_steps=1000):
+                for x, y in data:
+                    loss = rigl.run(train_step, x, y)
+
+        Several callbacks, each with kernels of its own, are attached by several
+        contexts, one inside the other; `run` of any of them serves all.
+
+        Args:
+          model: a built model with sparse kernels, which need not be compiled; or a
+            layer that holds some.
+          optimizer: the one that the step applies gradients by; None for the one the
+            model is compiled with.
+          total_steps: int >= 1, how many batches the loop will make, of which the last
+            update and the cosine schedule are worked out; None where
+            `last_update_step` is given, or not needed.
+          steps_per_run: int >= 1, how many batches one call of the step trains on.
+
+        Yields:
+          This callback.
+
+        Raises:
+          ValueError: when the model cannot be trained sparsely, or the loop's length is
+            needed and not given.
+        """
+        compat.check_layer(model, "a model")
+        if total_steps is not None:
+            check_int("total_steps", total_steps, minimum=1)
+        if optimizer is None:
+            optimizer = getattr(model, "optimizer", None)
+        self.set_model(model)
+        self.set_params({"epochs": 1, "steps": total_steps})
+        self._steps_per_execution = check_int("steps_per_run", steps_per_run, 1)
+        session = session_of(model)
+        if type(session) is not Session or session.optimizer is not optimizer:
+            session = Session(model, optimizer)
+        self._begin(session)
+        try:
+            self.on_epoch_begin(0)
+            yield self
+        finally:
+            self.on_train_end()
+
+    def run(self, train_step, *args, **kwargs):
+        """Calls a training step of a custom loop, and updates masks where that is due.
+
+        Args:
+          train_step: function that makes the step or steps.
+          *args: of the function.
+          **kwargs: of the function.
+
+        Returns:
+          What the function returns.
+
+        Raises:
+          ValueError: outside of `attached`; or when the step's gradients did not go
+            through the optimizer while it was attached.
+        """
+        if self._session is None or not self._session.holds(self):
+            raise ValueError(
+                f"Expected `run` inside of a context: with {type(self).__name__}(...)"
+                ".attached(model, optimizer, total_steps) as callback."
+            )
+        return self._session.run(train_step, *args, **kwargs)
+
+    def on_train_begin(self, logs=None):
+        """Attaches to the model and its optimizer."""
+        active = session_of(self.model)
+        if active is not None and getattr(active, "params", None) is not self.params:
+            active.end()  # A training that broke off left it behind.
+            active = None
+        compat.check_fit(self.model)
+        self._steps_per_execution = compat.steps_per_execution(self.model)
+        self._begin(active or self._own_session())
+
+    def on_train_end(self, logs=None):
+        """Leaves the model as it was, but for weights, masks and optimizer state."""
+        if self._session is not None:
+            self._session.leave(self)
+
+    def _own_session(self):
+        """A session for `fit`; the last one, if it fits, has the traced function."""
+        own = self._session
+        is_mine = isinstance(own, FitSession) and own.model is self.model
+        if not is_mine or own.optimizer is not self.model.optimizer:
+            own = FitSession(self.model)
+        own.params = self.params
+        return own
+
+    def _begin(self, session):
+        self.prepare(session.model, session.optimizer)
+        session.join(self)
+        self._session = session
+        session.logs["sparsity"] = self.attachment.sparsity()
+
+    def _make_attachment(self, model, optimizer):
+        return Attachment(model, optimizer, paths=self._chosen_paths(model))
+
+    def _chosen_paths(self, model):
+        """The paths that `kernels` matches; None for all."""
+        paths = [each.path for each in sparse_kernels(model)]
+        if self.kernels is None or not paths:
+            return None
+        return matching(paths, self.kernels, "kernels")
+
+    def _prepare_state(self, model):
+        pass
+
+    def check_pace(self, batches):
+        """Called by the session after the first call of the training step.
+
+        Args:
+          batches: int, how often that call applied gradients.
+
+        Raises:
+          ValueError: when it was more often than updates are planned by.
+        """
+        if batches > self._steps_per_execution:
+            raise ValueError(
+                "Expected a call of the training step to apply gradients "
+                f"{self._steps_per_execution} times at most, but the first one applied "
+                f"them {batches} times, so that {type(self).__name__} would update "
+                "masks too late. Apply them once for each batch; or train in a loop of "
+                f"your own, inside attached(..., steps_per_run={batches})."
+            )
+
+    def before_steps(self):
+        """Called by the session before the step, or the steps of an execution."""
+
+    def after_steps(self):
+        """Called by the session after them."""
+
+    def _change_masks(self, step, amount):
+        """Updates all masks, and tells those who watch.
+
+        Args:
+          step: int, the training step that the update belongs to.
+          amount: float, what the algorithm updates by.
+
+        Returns:
+          True when it was done; where weights or gradients do not allow it, a warning
+          says why.
+        """
+        # One that a training left behind when it broke off has other `params`.
+        watching = [
+            each for each in observers(self.model) if each.params is self.params
+        ]
+        for observer in watching:
+            observer.on_mask_update_begin(step)
+        problem = self.attachment.update(step, amount)
+        if problem is not None:
+            warnings.warn(
+                f"{type(self).__name__}: no mask update at step {step}: {problem}.",
+                stacklevel=2,
+            )
+            return False
+        for observer in watching:
+            observer.on_mask_update_end(step)
+        self._session.logs["sparsity"] = self.attachment.sparsity()
+        return True

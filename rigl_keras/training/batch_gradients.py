@@ -1,0 +1,206 @@
+"""Gradients of a model's loss on one fixed batch, and their products with its Hessian.
+
+RigL may grow from such a gradient; gradient flow is measured by it.
+"""
+
+import math
+
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.core.kernels import masked, walk
+from rigl_keras.core.tfmot_wrappers import is_pruning
+
+
+def check_batch(name, data):
+    """Refuses what is no batch.
+
+    Args:
+      name: what the caller knows the argument by.
+      data: what came.
+
+    Raises:
+      ValueError: when `data` is neither (x, y) nor (x, y, sample_weight).
+    """
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        length = f" of length {len(data)}" if hasattr(data, "__len__") else ""
+        raise ValueError(
+            f"Expected `{name}` to be (x, y) or (x, y, sample_weight), but got "
+            f"{type(data).__name__}{length}."
+        )
+
+
+class BatchGradients:
+    """Evaluates derivatives of a model's loss on one batch, leaving no trace in it.
+
+    The model runs in training mode; batch-norm averages, dropout seeds and metrics are
+    put back afterwards. Every replica evaluates the whole batch, so that batch
+    normalisation sees all of it however many replicas there are.
+
+    Call the methods in a `tf.function`, under the model's strategy.
+
+    Args:
+      model: a compiled model.
+      data: tuple `(x, y)` or `(x, y, sample_weight)`, as for `model.fit`.
+      variables: list of variables of the model, whose gradients are wanted.
+      regularized: False leaves out `model.losses`: weight penalties, activity penalties
+        and other additional losses. A model's own `compute_loss` is then expected to
+        add them once, as Keras's does.
+
+    Raises:
+      ValueError: when `data` is no such tuple.
+
+    Source: the paper's TF2 code grows from 1,000 fixed training examples.
+    """
+
+    def __init__(self, model, data, variables, regularized=True):
+        check_batch("data", data)
+        self._model = model
+        self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
+        self._variables = [compat.raw(variable) for variable in variables]
+        self._regularized = regularized
+
+    def gradients(self):
+        """The gradients of the variables, summed over the replicas.
+
+        One tensor for each, or None when the loss does not depend on the variable.
+        """
+        return self._run(self._scaled_loss_gradients)
+
+    def hessian_products(self, directions):
+        """The Hessian of the loss times vectors, exact, by double backpropagation.
+
+        The forward pass and the first backward pass are made once for all of them.
+
+        Args:
+          directions: for each variable a tensor [k, *shape of the variable], its part
+            of the k vectors; k is known when the function is traced.
+
+        Returns:
+          A tensor [k, *shape] for each variable, its part of the k products; 0 where
+          the loss does not depend on the variable.
+
+        Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+        """
+        return self._run(lambda: self._products(directions))
+
+    def hessian_gradient_products(self, masks):
+        """The Hessian of the loss times its gradient; see `hessian_products`.
+
+        Hessian and gradient are those of the variables of this object.
+
+        Args:
+          masks: for each variable a bool tensor of its shape, off which the gradient
+            counts as 0, or None.
+
+        Returns:
+          A tensor for each variable; off its mask too it is the product's value.
+        """
+        return self._run(lambda: self._gradient_products(masks))
+
+    def _run(self, function):
+        _check_forward_pass(self._model)
+        strategy = self._model.distribute_strategy
+        # A function of its own, because a model may need autograph and callers do not.
+        replica_function = tf.function(lambda: self._without_trace(function))
+        with compat.unchanged_trace_seeds(self._model):
+            by_replica = strategy.run(replica_function)
+        return [
+            None
+            if values is None
+            else strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+            for values in by_replica
+        ]
+
+    def _without_trace(self, function):
+        touched = [compat.raw(v) for v in compat.forward_state(self._model)]
+        before = [tf.identity(variable) for variable in touched]
+        results = function()
+        with tf.control_dependencies([each for each in results if each is not None]):
+            for variable, value in zip(touched, before, strict=True):
+                variable.assign(value)
+        return results
+
+    def _products(self, directions):
+        tape, gradients = self._taped_gradients()
+        by_direction = zip(*(tf.unstack(each) for each in directions), strict=True)
+        products = [self._product(tape, gradients, each) for each in by_direction]
+        return [tf.stack(each) for each in zip(*products, strict=True)]
+
+    def _gradient_products(self, masks):
+        tape, gradients = self._taped_gradients()
+        directions = [
+            gradient if mask is None else masked(gradient, mask)
+            for gradient, mask in zip(gradients, masks, strict=True)
+        ]
+        # A replica's loss is its share of the whole; the direction must not be.
+        directions = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, directions
+        )
+        return self._product(tape, gradients, directions)
+
+    def _taped_gradients(self):
+        with tf.GradientTape(persistent=True) as tape:
+            gradients = [
+                tf.zeros_like(variable) if gradient is None else gradient
+                for variable, gradient in zip(
+                    self._variables, self._loss_gradients(), strict=True
+                )
+            ]
+        return tape, gradients
+
+    def _product(self, tape, gradients, direction):
+        return tape.gradient(
+            gradients,
+            self._variables,
+            direction,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    def _scaled_loss_gradients(self):
+        """Gradients that float16 does not flush to 0, where training scales its loss.
+
+        The loss is a mean, so that what reaches the layers shrinks as the batch grows.
+        A power of two changes no digit.
+        """
+        optimizer = self._model.optimizer
+        if compat.innermost_optimizer(optimizer) is optimizer:
+            return self._loss_gradients()
+        examples = len(tf.nest.flatten(self._data)[0])
+        scale = 2.0 ** math.ceil(math.log2(examples))
+        gradients = self._loss_gradients(scale)
+        return [None if each is None else each / scale for each in gradients]
+
+    def _loss_gradients(self, scale=1.0):
+        with tf.GradientTape() as tape:
+            loss = scale * self._loss()
+        return [
+            # Dense, where it is that of an embedding.
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(loss, self._variables)
+        ]
+
+    def _loss(self):
+        model = self._model
+        x, y, *rest = self._data
+        predictions = model(x, training=True)
+        loss = model.compute_loss(
+            x=x, y=y, y_pred=predictions, sample_weight=rest[0] if rest else None
+        )
+        if self._regularized:
+            return loss
+        # Both Kerases add on every replica its share of the additional losses.
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        additional = [tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses]
+        return loss - sum(additional) / replicas
+
+
+def _check_forward_pass(model):
+    """Refuses a model whose forward pass in training mode changes its weights."""
+    if any(is_pruning(layer) for layer, _ in walk(model)):
+        raise ValueError(
+            f"Model {model.name!r} is pruned by TFMOT's wrappers, in any forward pass "
+            "in training mode, so none can be made just to see a gradient. Train it "
+            "with a callback such as rigl_keras.Static(), which stops that, or use "
+            "rigl_keras.from_tfmot(model)."
+        )

@@ -1,0 +1,168 @@
+"""The callback that prunes while `fit` trains."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.algorithms.base import Magnitude
+from rigl_keras.training.attachment import Attachment
+from rigl_keras.training.base import SparseTraining
+
+# The schedule is asked for so many steps at a time: once a step would cost too much.
+_BLOCK = 1024
+
+
+class Pruning(SparseTraining):
+    """Gradual magnitude pruning: removes the smallest weights as a schedule says.
+
+    A step that the schedule marks begins with the pruning, as in TensorFlow Model
+    Optimization's `prune_low_magnitude`, whose masks these are: of n weights
+    round(n * (1 - sparsity)) remain. Unlike there, ties go to the lower index, so that
+    the count is exact, and a pruned weight stays pruned. Start from
+    `sparsify(model, sparsity=0)`. Adds "sparsity" to the training logs.
+
+    Args:
+      schedule: function from a step, an int64 tensor counted from 1, to (whether to
+        prune, the sparsity in [0, 1)): TFMOT's `PolynomialDecay` or `ConstantSparsity`,
+        which `rigl_keras.schedules` has under either Keras, or one of your own.
+        Where several steps make one execution, pruning comes before the execution.
+        Where `fit` does not know how many steps it makes, as with a generator, one that
+        is due right after the last step is made too.
+      ranking: "layer" prunes every kernel to that sparsity; "global" ranks the weights
+        of all kernels together, and leaves each kernel one at least.
+      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
+        of those that this callback prunes. Others belong to other callbacks of the same
+        training or keep their masks.
+
+    Attributes:
+      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
+        optimizer, from which a broken-off training goes on.
+
+    Raises:
+      ValueError: for a schedule that is none, or another ranking; and at the start of
+        training, when the model has no sparse kernel or its optimizer keeps state that
+        cannot follow a mask.
+
+    Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
+    """
+
+    def __init__(self, schedule, ranking="layer", kernels=None):
+        super().__init__(kernels)
+        self._pruner = Magnitude(ranking)
+        self.schedule = _checked_schedule(schedule)
+        self._evaluate = tf.function(self._evaluate_block)
+        self._first = 0  # the step that `_is_due` begins with
+        self._is_due = np.zeros(0, bool)
+        self._sparsity = np.zeros(0, np.float32)
+        self._executions_to_next = 0
+        self._batches_left = math.inf  # in this epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Looks at the optimizer's step count anew: other callbacks may restore it."""
+        self._executions_to_next = 0
+        steps = self.params.get("steps")
+        self._batches_left = math.inf if steps is None else steps
+
+    def thresholds(self):
+        """The smallest magnitudes that the last pruning kept.
+
+        Returns:
+          A dict from the kernels' paths to floats, 0 before the first pruning; empty
+          before the first training.
+        """
+        if self.attachment is None:
+            return {}
+        values = self.state.thresholds.numpy()
+        return dict(zip(self.attachment.paths, map(float, values), strict=True))
+
+    def _make_attachment(self, model, optimizer):
+        return Attachment(
+            model, optimizer, self._pruner, paths=self._chosen_paths(model)
+        )
+
+    def _prepare_state(self, model):
+        zeros = np.zeros(len(self.attachment.paths), np.float32)
+        before = getattr(self.state, "thresholds", None)
+        # Another model, or another choice of what is frozen, has other kernels.
+        if before is None or before.shape != zeros.shape:
+            with compat.strategy_of(model).scope():
+                self.state.thresholds = tf.Variable(zeros)
+
+    def before_steps(self):
+        """Prunes where a step that now begins is due."""
+        # The last execution of an epoch may have fewer batches.
+        count = int(min(self._steps_per_execution, self._batches_left))
+        self._batches_left -= count
+        # Reading the optimizer's step count waits for the step before to end.
+        if self._executions_to_next > 0:
+            self._executions_to_next -= 1
+            return
+        batches, accumulated = self.attachment.batches(), self.attachment.accumulated
+        # The steps that have begun before these batches, and after them.
+        begun = -(-batches // accumulated)
+        soon_begun = -(-(batches + count) // accumulated)
+        is_due, sparsity = self._schedule_from(begun + 1)
+        now = np.flatnonzero(is_due[: soon_begun - begun])
+        if now.size:
+            self._prune(begun + 1 + int(now[-1]), float(sparsity[now[-1]]))
+        later = np.flatnonzero(is_due[soon_begun - begun :])
+        known = len(is_due) - (soon_begun - begun)
+        next_due = soon_begun + (int(later[0]) if later.size else known)
+        missing = next_due * accumulated - (batches + count)
+        self._executions_to_next = missing // self._steps_per_execution
+
+    def _prune(self, step, sparsity):
+        if not 0 <= sparsity < 1:
+            raise ValueError(
+                f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
+                f"step {step}."
+            )
+        if self._change_masks(step, sparsity):
+            self.state.thresholds.assign(self.attachment.smallest_magnitudes())
+
+    def _schedule_from(self, step):
+        """What the schedule says of this step and of the next ones, as two arrays."""
+        skipped = step - self._first
+        left = len(self._is_due) - skipped
+        if skipped < 0 or left < self._steps_per_execution:
+            length = max(_BLOCK, self._steps_per_execution)
+            is_due, sparsity = self._evaluate(
+                tf.range(step, step + length, dtype=tf.int64)
+            )
+            self._first, skipped = step, 0
+            self._is_due, self._sparsity = is_due.numpy(), sparsity.numpy()
+        return self._is_due[skipped:], self._sparsity[skipped:]
+
+    def _evaluate_block(self, steps):
+        def evaluate(step):
+            is_due, sparsity = self.schedule(step)
+            return tf.cast(is_due, tf.bool), tf.cast(sparsity, tf.float32)
+
+        return tf.map_fn(evaluate, steps, fn_output_signature=(tf.bool, tf.float32))
+
+
+def _checked_schedule(schedule):
+    expected = (
+        "Expected `schedule` to be a function from a step to (whether to prune, the "
+        "sparsity), such as rigl_keras.schedules.polynomial_decay(0.0, 0.9, begin_step,"
+        " end_step)"
+    )
+    if not callable(schedule):
+        raise ValueError(f"{expected}, but got {schedule!r}.")
+    # In a graph, as training will ask it.
+    answer = tf.function(lambda step: schedule(step))(tf.constant(1, tf.int64))
+    if not _is_answer(answer):
+        raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
+    return schedule
+
+
+def _is_answer(answer):
+    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if not is_pair or not all(tf.is_tensor(each) for each in answer):
+        return False
+    is_due, sparsity = answer
+    is_number = sparsity.dtype.is_floating or sparsity.dtype.is_integer
+    is_scalar = is_due.shape.rank == sparsity.shape.rank == 0
+    return is_due.dtype == tf.bool and is_number and is_scalar

@@ -1,0 +1,173 @@
+"""Kinds of models: custom layers and blocks, attention, no input, a strategy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+from tensorflow import keras
+
+import rigl_keras
+from rigl_keras import Sparse
+from rigl_keras.core import kernels
+
+LAYERS = keras.layers
+
+
+class Residual(LAYERS.Layer):
+    """A custom layer that holds others, and builds them when it is called."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.inner = LAYERS.Dense(units, name="inner")
+
+    def call(self, inputs):
+        return inputs + self.inner(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class BuiltResidual(Residual):
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.built = True
+
+
+@pytest.mark.parametrize("custom", [Residual, BuiltResidual])
+def test_custom_layers_that_hold_dense_layers(custom):
+    model = keras.Sequential(
+        [keras.Input((6,)), custom(6, name="block"), LAYERS.Dense(3, name="out")]
+    )
+    sparse = tiny.compiled(tiny.sparsify(model))
+    assert tiny.counts(sparse) == {"block/inner/kernel": 18, "out/kernel": 9}
+    before = rigl_keras.get_masks(sparse)
+    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, "constant", -1))
+    tiny.assert_zero_off_masks(sparse)
+    after = rigl_keras.get_masks(sparse)
+    assert all((before[path] != after[path]).any() for path in before)
+    plain = rigl_keras.strip(sparse)
+    x, _ = tiny.data()
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), sparse.predict(x, verbose=0), rtol=1e-6
+    )
+
+
+class Block(LAYERS.Layer):
+    """Weights of equal shapes, so that a mix-up would not be noticed by Keras."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first = LAYERS.Dense(units, name="first")
+        self.norm = LAYERS.BatchNormalization(name="norm")
+        self.last = LAYERS.Dense(units, name="last")
+
+    def call(self, inputs, training=None):
+        return self.last(self.norm(self.first(inputs), training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def sequential_block(units, name):
+    layers = [
+        keras.Input((units,)),
+        LAYERS.Dense(units, name="first"),
+        LAYERS.BatchNormalization(name="norm"),
+        LAYERS.Dense(units, name="last"),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+def randomise(model):
+    for index, weight in enumerate(model.weights):
+        if weight.dtype not in ("bool", tf.bool):
+            values = np.random.RandomState(index).rand(*weight.shape)
+            weight.assign(values.astype(np.float32) + 0.5)
+    rigl_keras.set_masks(model, rigl_keras.get_masks(model))
+
+
+@pytest.mark.parametrize("block", [Block, sequential_block])
+def test_every_weight_of_a_block_goes_where_it_belongs(block):
+    model = keras.Sequential([keras.Input((4,)), block(4, name="block")])
+    randomise(model)
+    sparse = tiny.sparsify(model)
+    masks = rigl_keras.get_masks(sparse)
+    for kernel in kernels.find_kernels(model):
+        kernel.variable.assign(kernel.variable.numpy() * masks[kernel.path])
+    x = tiny.integers((3, 4))
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(sparse.predict(x, verbose=0), expected, rtol=1e-5)
+    plain = rigl_keras.strip(sparse)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [Block, sequential_block])
+def test_stripping_a_wrapped_block_with_normalisation(block):
+    wrapped = Sparse(block(4, name="block"), 0.5, seed=0)
+    model = keras.Sequential([keras.Input((4,)), wrapped, LAYERS.Dense(2, name="out")])
+    randomise(model)
+    x = tiny.integers((3, 4))
+    plain = rigl_keras.strip(model)
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5
+    )
+
+
+def test_an_adapted_normalisation_is_kept():
+    norm = LAYERS.Normalization()
+    norm.adapt(tiny.integers((20, 6), low=3, high=9))
+    model = keras.Sequential([keras.Input((6,)), norm, LAYERS.Dense(3, name="d")])
+    sparse = tiny.sparsify(model)
+    model.layers[-1].kernel.assign(tiny.weights(sparse)["d/kernel"])
+    x, _ = tiny.data()
+    expected = model.predict(x, verbose=0)
+    for copy in (sparse, rigl_keras.strip(sparse)):
+        np.testing.assert_allclose(copy.predict(x, verbose=0), expected, rtol=1e-5)
+
+
+def attention_net():
+    inputs = keras.Input((5, 6))
+    x = LAYERS.MultiHeadAttention(2, 3, name="attention")(inputs, inputs)
+    x = LAYERS.LayerNormalization()(x + inputs)
+    return keras.Model(inputs, LAYERS.Dense(3, name="out")(x))
+
+
+def test_attention():
+    model = attention_net()
+    sparse = tiny.sparsify(model, 0.5)
+    assert set(tiny.counts(sparse)) == {
+        *(f"attention/{n}/kernel" for n in ("query", "key", "value")),
+        "attention/attention_output/kernel",
+        "out/kernel",
+    }
+    x = tiny.batch(model)
+    np.testing.assert_allclose(
+        rigl_keras.strip(sparse)(x), sparse(x), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_sequential_without_an_input_built_by_build():
+    model = keras.Sequential([LAYERS.Dense(4, name="a"), LAYERS.Dense(2, name="b")])
+    model.build((None, 6))
+    sparse = tiny.sparsify(model)
+    assert tiny.counts(sparse) == {"a/kernel": 12, "b/kernel": 4}
+    x = tiny.integers((3, 6))
+    np.testing.assert_allclose(rigl_keras.strip(sparse)(x), sparse(x), rtol=1e-6)
+
+
+def test_a_sequential_without_an_input_built_by_a_call():
+    model = keras.Sequential([LAYERS.Dense(4, name="a"), LAYERS.Dense(2, name="b")])
+    model(tiny.integers((3, 6)))
+    assert tiny.counts(tiny.sparsify(model)) == {"a/kernel": 12, "b/kernel": 4}
+
+
+def test_under_a_strategys_scope():
+    strategy = tiny.two_replicas()
+    with strategy.scope():
+        model = tiny.mlp()
+        sparse = tiny.sparsify(model)
+    alone = tiny.sparsify(tiny.mlp())
+    tiny.assert_same_masks(rigl_keras.get_masks(sparse), rigl_keras.get_masks(alone))
+    tiny.assert_zero_off_masks(sparse)
