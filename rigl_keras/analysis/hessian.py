@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_int
+from rigl_keras.common.checks import check_has_loss, check_int
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.batch_gradients import BatchGradients, check_batch
 
@@ -68,10 +68,7 @@ class LossHessian:
     def __init__(self, model, data, dense=False, examples_at_once=EXAMPLES_AT_ONCE):
         check_batch("data", data)
         check_int("examples_at_once", examples_at_once, minimum=1)
-        if getattr(model, "optimizer", None) is None:
-            raise ValueError(
-                f"Model {model.name!r} has no loss. Call model.compile(...) first."
-            )
+        check_has_loss(model, "The Hessian")
         self.indices = active_indices(model, dense)
         self.size = len(self.indices)
         if self.size == 0:

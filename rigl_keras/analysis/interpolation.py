@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
+from rigl_keras.common.checks import check_has_loss
 from rigl_keras.core import kernels
 from rigl_keras.core.masks import check_mask
 
@@ -76,10 +77,7 @@ def interpolate(
     Source: Evci et al. 2022, section 4.3 and Figure 5; Goodfellow et al. 2015,
     "Qualitatively characterizing neural network optimization problems".
     """
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            f"Model {model.name!r} has no loss. Call model.compile(...) first."
-        )
+    check_has_loss(model, "The interpolation")
     coefficients = check_coefficients(coefficients)
     variables = trainable_variables(model)
     start = _checked_point("start", start, variables)

@@ -1,10 +1,15 @@
-"""Checks of arguments that several modules share."""
+"""Checks of arguments that several modules share.
+
+Each says what was expected and what came.
+"""
 
 import math
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
+from typing import Any
 
 
-def check_int(name, value, minimum):
+def check_int(name: str, value: Any, minimum: int) -> int:
     """Returns a whole number as an int.
 
     Args:
@@ -21,7 +26,12 @@ def check_int(name, value, minimum):
     return int(value)
 
 
-def check_not_negative(name, value):
+def is_number(value: Any) -> bool:
+    """True for a real number; not for a bool, which Python counts among the ints."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_not_negative(name: str, value: Any) -> float:
     """Returns a finite number >= 0 as a float.
 
     Args:
@@ -31,13 +41,12 @@ def check_not_negative(name, value):
     Raises:
       ValueError: when it is no such number.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"Expected {name} to be a number >= 0, got {value!r}.")
     return float(value)
 
 
-def check_positive(name, value):
+def check_positive(name: str, value: Any) -> float:
     """Returns a finite number > 0 as a float.
 
     Args:
@@ -47,7 +56,59 @@ def check_positive(name, value):
     Raises:
       ValueError: when it is no such number.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"Expected {name} to be a number > 0, got {value!r}.")
     return float(value)
+
+
+def check_choice(
+    name: str, value: Any, choices: Collection, or_else: str | None = None
+) -> None:
+    """Refuses what is not one of several values.
+
+    Args:
+      name: what the caller knows the argument by.
+      value: what came.
+      choices: what is possible.
+      or_else: what else is possible, as the message says it, such as "a function".
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    if not any(value is choice or value == choice for choice in choices):
+        other = "" if or_else is None else f" or {or_else}"
+        raise ValueError(
+            f"Expected {name} to be one of {list(choices)}{other}, got {value!r}."
+        )
+
+
+def choice(name: str, value: Any, choices: Mapping) -> Any:
+    """Looks up what a name stands for.
+
+    Args:
+      name: what the caller knows the argument by.
+      value: what came.
+      choices: what is possible, and what each stands for.
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    check_choice(name, value, choices)
+    return choices[value]
+
+
+def check_has_loss(model: Any, what: str) -> None:
+    """Refuses a model that has no loss to evaluate, because it is not compiled.
+
+    Args:
+      model: a Keras model.
+      what: what needs the loss, such as "grow_data".
+
+    Raises:
+      ValueError: saying how to compile it.
+    """
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"{what} needs the loss of model {model.name!r}, which is not compiled. "
+            "Call model.compile(optimizer, loss) first, in a custom loop too."
+        )

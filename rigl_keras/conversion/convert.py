@@ -1,12 +1,9 @@
 """Between plain and sparse models: `sparsify` and `strip`."""
 
-import collections.abc
-
-import numpy as np
-import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
+from rigl_keras.common.checks import check_choice
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.conversion.copies import (
     copy_layer,
@@ -15,12 +12,13 @@ from rigl_keras.conversion.copies import (
     is_wrapper,
     scope_of,
 )
-from rigl_keras.core import distributions, kernels
+from rigl_keras.core import kernels
+from rigl_keras.core.initial_masks import METHODS, given_masks, plan_masks
+from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import check_mask, sparse_kernels
-from rigl_keras.core.selection import random_mask, top_k_mask
+from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
-from rigl_keras.layers.sparse import Sparse, check_initializer, initial_values
+from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel
 
 
@@ -86,52 +84,64 @@ def sparsify(
     """
     _check_plain(model)
     check_initializer(initializer)
-    if method not in ("random", "magnitude"):
-        raise ValueError(
-            f"Expected `method` to be 'random' or 'magnitude', but got {method!r}."
-        )
     maskable = kernels.find_maskable(model)
-    _check_distinct(maskable)
-    found = _chosen(maskable, include, masks, distribution)
     if masks is None:
-        sparsities = _plan_sparsities(found, sparsity, distribution, overrides)
-        masks = {
-            kernel.path: _first_mask(
-                kernel, sparsities[kernel.path], method, seed, index
-            )
-            for index, kernel in enumerate(found)
-            if kernel.path in sparsities
-        }
+        plan = plan_masks(
+            maskable,
+            sparsity,
+            distribution,
+            overrides=overrides,
+            include=include,
+            method=method,
+            seed=seed,
+        )
     else:
-        masks = _given_masks(found, masks, overrides)
-        sparsities = {path: float(1 - mask.mean()) for path, mask in masks.items()}
-    planned = {
-        id(kernel.variable): (sparsities[kernel.path], masks[kernel.path])
-        for kernel in found
-        if kernel.path in masks
-    }
-    for kernel in found:
-        if id(kernel.variable) in planned:
-            kernels.check_effective(kernel)
-    with scope_of(model):
-        sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
-    copy_weights(model, sparse)
-    init_seed = seed if init_seed is None else init_seed
-    embeddings = {each.path for each in found if each.is_embedding}
-    for index, kernel in enumerate(sparse_kernels(sparse)):
-        values = compat.raw(kernel.kernel)
-        if initializer is None or kernel.path in embeddings:
-            values = masked(values, kernel.mask)
-        else:
-            draw = stateless_seed("init", init_seed, index)
-            values = initial_values(
-                initializer, masks[kernel.path], kernel, draw, values.dtype
-            )
-        kernel.kernel.assign(values)
+        check_choice("`method`", method, METHODS)
+        plan = given_masks(maskable, masks, overrides=overrides, include=include)
+    sparse = _masked_copy(model, maskable, plan, seed)
+    if initializer is not None:
+        draw_seed = seed if init_seed is None else init_seed
+        _draw_weights(sparse, initializer, draw_seed)
     if verbose:
         _print_dense_weights(sparse)
     compat.refuse_fit(sparse)
     return sparse
+
+
+def _masked_copy(model, maskable, plan, seed):
+    """A copy of a model with the planned masks on its weights."""
+    planned = {
+        id(kernel.variable): plan[kernel.path]
+        for kernel in maskable
+        if kernel.path in plan
+    }
+    for kernel in maskable:
+        if kernel.path in plan:
+            kernels.check_effective(kernel)
+    with scope_of(model):
+        sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
+    copy_weights(model, sparse)
+    for kernel in sparse_kernels(sparse):
+        kernel.kernel.assign(masked(compat.raw(kernel.kernel), kernel.mask))
+    return sparse
+
+
+def _draw_weights(sparse, initializer, seed):
+    """Draws the masked kernels of a sparse model anew, but for embeddings."""
+    embeddings = {
+        kernel.path for kernel in kernels.find_maskable(sparse) if kernel.is_embedding
+    }
+    for index, kernel in enumerate(sparse_kernels(sparse)):
+        if kernel.path in embeddings:
+            continue
+        values = initial_values(
+            initializer,
+            kernel.mask.numpy(),
+            kernel,
+            seed=stateless_seed("init", seed, index),
+            dtype=kernel.kernel.dtype,
+        )
+        kernel.kernel.assign(values)
 
 
 def strip(model):
@@ -211,88 +221,6 @@ def _check_plain(model):
         )
 
 
-def _check_distinct(found):
-    paths = [kernel.path for kernel in found]
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            "Two kernels of the model have the same path; give its layers different "
-            f"names. Paths: {sorted(paths)}."
-        )
-
-
-def _chosen(maskable, include, masks, distribution):
-    """The kernels, and the other weights that are asked for by pattern or path."""
-    named = set()
-    for mapping in (masks, distribution):
-        if isinstance(mapping, collections.abc.Mapping):
-            named |= set(mapping)
-    if include:
-        paths = [each.path for each in maskable]
-        named |= kernels.matching(paths, include, "include")
-    # Kernels first, so that what else is chosen does not change their draws.
-    kernel_first = sorted(maskable, key=lambda each: not each.is_kernel)
-    return [each for each in kernel_first if each.is_kernel or each.path in named]
-
-
-def _given_masks(found, masks, overrides):
-    shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in found}
-    if not isinstance(masks, collections.abc.Mapping):
-        raise ValueError(
-            f"Expected `masks` to map some of {list(shapes)} to arrays, but got a "
-            f"{type(masks).__name__}."
-        )
-    unknown = sorted(set(masks) - set(shapes))
-    if unknown or not masks or overrides:
-        raise ValueError(
-            f"Expected `masks` of some of the kernels {list(shapes)} and no "
-            f"`overrides`, got masks of {list(masks)} and overrides {overrides}."
-        )
-    return {path: check_mask(path, masks[path], shapes[path]) for path in masks}
-
-
-def _plan_sparsities(found, sparsity, distribution, overrides):
-    """The sparsity of each kernel that gets a mask, by path."""
-    shapes = {kernel.path: kernel.connection_shape for kernel in found}
-    own = distributions.overridden(shapes, overrides or {})
-    if isinstance(distribution, collections.abc.Mapping):
-        planned = {**_named(shapes, distribution), **own}
-        dense = {path for path, value in planned.items() if value == 0}
-    else:
-        distribute = distributions.from_name(distribution)
-        planned = _named(shapes, distribute(shapes, sparsity, overrides))
-        # With sparsity 0 all masks are ones, for pruning to start from.
-        zeros = planned if sparsity > 0 else own
-        dense = {path for path in zeros if planned[path] == 0}
-    sparse = {path: value for path, value in planned.items() if path not in dense}
-    if not sparse:
-        raise ValueError(
-            "Every kernel would stay dense: nothing to make sparse. Raise `sparsity`, "
-            "or change `distribution` or `overrides`."
-        )
-    return sparse
-
-
-def _named(shapes, distribution):
-    unknown = sorted(set(distribution) - set(shapes))
-    if unknown:
-        raise ValueError(
-            f"`distribution` names {unknown}, but the kernels are {list(shapes)}."
-        )
-    return {
-        path: distributions.check_sparsity(value, f"The sparsity of {path!r}")
-        for path, value in distribution.items()
-    }
-
-
-def _first_mask(kernel, sparsity, method, seed, index):
-    shape = tuple(kernel.variable.shape)
-    count = distributions.active_count(int(np.prod(shape)), sparsity)
-    if method == "magnitude":
-        scores = tf.abs(tf.convert_to_tensor(compat.raw(kernel.variable)))
-        return top_k_mask(scores, count).numpy()
-    return random_mask(shape, count, stateless_seed("mask", seed, index)).numpy()
-
-
 def _wrapped(layer, planned, seed):
     """A sparse copy of a layer with planned kernels; None for another one."""
     if not isinstance(layer, keras.layers.Layer):  # Keras 3 clones operations too.
@@ -304,12 +232,9 @@ def _wrapped(layer, planned, seed):
     }
     if not below:
         return None
-    sparse = Sparse(
-        copy_layer(layer),
-        {path: sparsity for path, (sparsity, _) in below.items()},
-        seed=seed,
-    )
-    sparse.plan_masks({path: mask for path, (_, mask) in below.items()})
+    sparsities = {path: initial.sparsity for path, initial in below.items()}
+    sparse = Sparse(copy_layer(layer), sparsities, seed=seed)
+    sparse.plan_masks({path: initial.mask for path, initial in below.items()})
     return sparse
 
 

@@ -8,11 +8,15 @@ functions scale by the connections that there are: unit by unit, or layer by lay
 import math
 import numbers
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from rigl_keras.common.checks import check_choice, is_number
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
+from rigl_keras.core.kernels import masked
 
 _FANS = ("fanin", "fanout", "fanavg")
 _SHAPES = ("normal", "uniform")
@@ -94,11 +98,59 @@ def layer_scaled_init(
     return _draw(mask, variance, method, seed)
 
 
+# By the names that `sparsify` and `Sparse` take.
+BY_NAME: dict[str, Callable[..., tf.Tensor]] = {
+    # He's variance 2/fan-in, as the paper's text says, for each neuron's own fan-in ...
+    "unit_scaled": unit_scaled_init,
+    # ... or for the layer's mean fan-in, as Liu et al. do.
+    "layer_scaled": layer_scaled_init,
+}
+
+
+def check_initializer(initializer: Any) -> None:
+    """Refuses what is neither None, a known name nor a function.
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    if initializer is not None and not callable(initializer):
+        check_choice(
+            "`initializer`",
+            initializer,
+            BY_NAME,
+            or_else="None or a function (mask, in_axes, out_axes, seed) -> values",
+        )
+
+
+def initial_values(
+    initializer: Any, mask: Any, kernel: Any, *, seed: tf.Tensor, dtype: Any
+) -> tf.Tensor:
+    """Draws a kernel's initial weights for a mask.
+
+    Args:
+      initializer: a name in `BY_NAME`, or a function `(mask, in_axes=..., out_axes=...,
+        seed=...) -> values`.
+      mask: bool array of the kernel's shape.
+      kernel: has `in_axes` and `out_axes`.
+      seed: stateless seed, int64 of shape [2].
+      dtype: the kernel's dtype.
+
+    Returns:
+      A tensor of the kernel's shape, 0 off the mask.
+    """
+    options = {"in_axes": kernel.in_axes, "out_axes": kernel.out_axes, "seed": seed}
+    if isinstance(initializer, str):
+        draw, he = BY_NAME[initializer], {"method": "fanin_normal", "scale": 2.0}
+        values = draw(mask, **he, **options)
+    else:
+        values = initializer(mask, **options)
+    return masked(tf.cast(values, dtype), mask)
+
+
 def _variance(mask, method, scale, in_axes, out_axes):
     """Returns every connection's variance, in a shape that broadcasts to the mask's."""
-    if method not in METHODS:
-        raise ValueError(f"The method must be one of {METHODS}, got {method!r}.")
-    if isinstance(scale, bool) or not isinstance(scale, numbers.Real):
+    check_choice("the method", method, METHODS)
+    if not is_number(scale):
         raise TypeError(f"The scale must be a number, got {scale!r}.")
     scale = float(scale)
     if not 0 < scale < math.inf:

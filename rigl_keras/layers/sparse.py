@@ -11,61 +11,16 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.common.seeding import stateless_seed
-from rigl_keras.core import distributions, initializers, kernels
+from rigl_keras.core import distributions, kernels
+from rigl_keras.core.initial_masks import first_mask
+from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import MaskConstraint
-from rigl_keras.core.selection import random_mask
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 
 # Of the layer's config. Raise it when a config changes its meaning, and let
 # `Sparse.from_config` read the older ones; files without it are of version 0.
 CONFIG_VERSION = 1
-
-INITIALIZERS = {
-    # He's variance 2/fan-in, as the paper's text says, for each neuron's own fan-in ...
-    "unit_scaled": initializers.unit_scaled_init,
-    # ... or for the layer's mean fan-in, as Liu et al. do.
-    "layer_scaled": initializers.layer_scaled_init,
-}
-
-
-def check_initializer(initializer):
-    """Refuses what is neither None, a known name nor a function.
-
-    Raises:
-      ValueError: naming the choices.
-    """
-    known = initializer is None or callable(initializer)
-    if not known and initializer not in INITIALIZERS:
-        raise ValueError(
-            f"Expected `initializer` to be None, one of {sorted(INITIALIZERS)} or a "
-            "function (mask, in_axes, out_axes, seed) -> values, but got "
-            f"{initializer!r}."
-        )
-
-
-def initial_values(initializer, mask, kernel, seed, dtype):
-    """Draws a kernel's initial weights for a mask.
-
-    Args:
-      initializer: a name in `INITIALIZERS`, or a function `(mask, in_axes=...,
-        out_axes=..., seed=...) -> values`.
-      mask: bool array of the kernel's shape.
-      kernel: has `in_axes` and `out_axes`.
-      seed: stateless seed, int64 of shape [2].
-      dtype: the kernel's dtype.
-
-    Returns:
-      A tensor of the kernel's shape, 0 off the mask.
-    """
-    axes = {"in_axes": kernel.in_axes, "out_axes": kernel.out_axes}
-    if isinstance(initializer, str):
-        values = INITIALIZERS[initializer](
-            mask, method="fanin_normal", scale=2.0, seed=seed, **axes
-        )
-    else:
-        values = initializer(mask, seed=seed, **axes)
-    return masked(tf.cast(values, dtype), mask)
 
 
 @compat.register_serializable
@@ -154,7 +109,10 @@ class Sparse(keras.layers.Wrapper):
         chosen = [kernel for kernel in found if kernel.path in sparsities]
         for index, kernel in enumerate(chosen):
             kernels.check_effective(kernel)
-            mask = self._first_mask(index, kernel, sparsities[kernel.path])
+            mask = self._planned_masks.get(kernel.path)
+            if mask is None:
+                sparsity = sparsities[kernel.path]
+                mask = first_mask(kernel, sparsity, seed=self.seed, index=index)
             self._add_mask(index, kernel, mask)
             self._mask_initial_value(index, kernel, mask)
         self._mask_count = len(chosen)
@@ -203,15 +161,6 @@ class Sparse(keras.layers.Wrapper):
             )
         return dict.fromkeys(paths, self.sparsity)
 
-    def _first_mask(self, index, kernel, sparsity):
-        if kernel.path in self._planned_masks:
-            return self._planned_masks[kernel.path]
-        shape = tuple(kernel.variable.shape)
-        count = distributions.active_count(int(np.prod(shape)), sparsity)
-        with tf.init_scope():  # `build` may run while a graph is being traced.
-            seed = stateless_seed("mask", self.seed, index)
-            return random_mask(shape, count, seed).numpy()
-
     def _add_mask(self, index, kernel, values):
         variable = kernel.variable
         if isinstance(variable.constraint, MaskConstraint):
@@ -235,7 +184,9 @@ class Sparse(keras.layers.Wrapper):
             if self.initializer is None or kernel.is_embedding:
                 return masked(value, mask)
             seed = stateless_seed("init", self.seed, index)
-            return initial_values(self.initializer, mask, kernel, seed, value.dtype)
+            return initial_values(
+                self.initializer, mask, kernel, seed=seed, dtype=value.dtype
+            )
 
         if compat.has_value(kernel.variable):
             with tf.init_scope():

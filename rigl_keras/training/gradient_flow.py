@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms import schedules
-from rigl_keras.common.checks import check_int
+from rigl_keras.common.checks import check_has_loss, check_int
 from rigl_keras.core.kernels import find_kernels, join, masked, own_weights, walk
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.batch_gradients import BatchGradients, check_batch
@@ -233,10 +233,7 @@ class GradientFlow(MaskUpdateObserver):
 
 def _trainable_paths(model):
     """A path for each of a model's trainable variables."""
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            f"Model {model.name!r} has no loss. Call model.compile(...) first."
-        )
+    check_has_loss(model, "The gradient")
     if not model.trainable_variables:
         raise ValueError(
             f"Model {model.name!r} has nothing to train, so it has no gradient. Build "

@@ -1,0 +1,209 @@
+"""The masks that kernels start with: planned for a model, or drawn for one kernel.
+
+A plan maps the path of each kernel that becomes sparse to an `InitialMask`; a kernel
+that it leaves out stays dense.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras import compat
+from rigl_keras.common.checks import check_choice
+from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.core import distributions
+from rigl_keras.core.kernels import Kernel, matching
+from rigl_keras.core.masks import check_mask
+from rigl_keras.core.selection import random_mask, top_k_mask
+
+METHODS = ("random", "magnitude")
+
+
+class InitialMask(NamedTuple):
+    """What a kernel starts with.
+
+    Attributes:
+      sparsity: share of zeros, in [0, 1).
+      mask: bool array of the kernel's shape.
+    """
+
+    sparsity: float
+    mask: np.ndarray
+
+
+Plan = dict[str, InitialMask]
+
+
+def first_mask(
+    kernel: Kernel, sparsity: float, method: str = "random", *, seed: int, index: int
+) -> np.ndarray:
+    """Chooses which connections of one kernel exist at the start.
+
+    Args:
+      kernel: a `Kernel`; with "magnitude" its variable must have a value.
+      sparsity: share of zeros, in [0, 1).
+      method: "random", or "magnitude" for the largest weights.
+      seed: int, for random masks.
+      index: int, which kernel of the model or layer it is, so that no two draw alike.
+
+    Returns:
+      A bool array with round((1 - sparsity) * size) True entries, at least 1.
+    """
+    shape = tuple(kernel.variable.shape)
+    count = distributions.active_count(int(np.prod(shape)), sparsity)
+    # A layer may be built while a graph is being traced; its mask is no part of that.
+    with tf.init_scope():
+        if method == "magnitude":
+            weights = tf.convert_to_tensor(compat.raw(kernel.variable))
+            return top_k_mask(tf.abs(weights), count).numpy()
+        return random_mask(shape, count, stateless_seed("mask", seed, index)).numpy()
+
+
+def plan_masks(
+    maskable: Sequence[Kernel],
+    sparsity: float,
+    distribution: Any,
+    *,
+    overrides: Mapping[str, float] | None,
+    include: str | Sequence[str],
+    method: str,
+    seed: int,
+) -> Plan:
+    """Plans the masks of a model by a distribution of its sparsity.
+
+    Args:
+      maskable: what `find_maskable` finds in the model.
+      sparsity: see `sparsify`, as for all others.
+      distribution: a name, a function, or a mapping from paths to sparsities.
+      overrides: mapping from glob patterns to sparsities, or None.
+      include: glob pattern, or several, of weights that are no kernels.
+      method: one of `METHODS`.
+      seed: int.
+
+    Returns:
+      A `Plan`.
+
+    Raises:
+      ValueError: for an argument out of range, a pattern or path that matches nothing,
+        or when every kernel would stay dense.
+    """
+    check_choice("`method`", method, METHODS)
+    named = distribution if isinstance(distribution, Mapping) else ()
+    kernels = _candidates(maskable, include, named)
+    sparsities = _sparsities(kernels, sparsity, distribution, overrides or {})
+    return {
+        kernel.path: InitialMask(
+            sparsities[kernel.path],
+            first_mask(kernel, sparsities[kernel.path], method, seed=seed, index=index),
+        )
+        for index, kernel in enumerate(kernels)
+        if kernel.path in sparsities
+    }
+
+
+def given_masks(
+    maskable: Sequence[Kernel],
+    masks: Mapping[str, Any],
+    *,
+    overrides: Mapping[str, float] | None,
+    include: str | Sequence[str],
+) -> Plan:
+    """Plans the masks that a caller brings.
+
+    Args:
+      maskable: what `find_maskable` finds in the model.
+      masks: mapping from paths to arrays of 0/1 or bool.
+      overrides: refused, since the masks say everything.
+      include: glob pattern, or several, of weights that are no kernels.
+
+    Returns:
+      A `Plan`.
+
+    Raises:
+      ValueError: for what is no such mapping, an unknown path or a mask that does not
+        fit.
+    """
+    named = masks if isinstance(masks, Mapping) else ()
+    kernels = _candidates(maskable, include, named)
+    shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in kernels}
+    if not isinstance(masks, Mapping):
+        raise ValueError(
+            f"Expected `masks` to map some of {list(shapes)} to arrays, but got a "
+            f"{type(masks).__name__}."
+        )
+    unknown = sorted(set(masks) - set(shapes))
+    if unknown or not masks or overrides:
+        raise ValueError(
+            f"Expected `masks` of some of the kernels {list(shapes)} and no "
+            f"`overrides`, got masks of {list(masks)} and overrides {overrides}."
+        )
+    checked = {path: check_mask(path, masks[path], shapes[path]) for path in masks}
+    return {
+        path: InitialMask(float(1 - mask.mean()), mask)
+        for path, mask in checked.items()
+    }
+
+
+def _candidates(
+    maskable: Sequence[Kernel], include: str | Sequence[str], named: Any
+) -> list[Kernel]:
+    """The kernels, and the other weights that are asked for by pattern or path."""
+    paths = [kernel.path for kernel in maskable]
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            "Two kernels of the model have the same path; give its layers different "
+            f"names. Paths: {sorted(paths)}."
+        )
+    asked_for = set(named)
+    if include:
+        asked_for |= matching(paths, include, "include")
+    # Kernels first, so that what else is chosen does not change their draws.
+    kernels_first = sorted(maskable, key=lambda kernel: not kernel.is_kernel)
+    return [
+        kernel
+        for kernel in kernels_first
+        if kernel.is_kernel or kernel.path in asked_for
+    ]
+
+
+def _sparsities(
+    kernels: Sequence[Kernel],
+    sparsity: float,
+    distribution: Any,
+    overrides: Mapping[str, float],
+) -> dict[str, float]:
+    """The sparsity of each kernel that gets a mask, by path."""
+    shapes = {kernel.path: kernel.connection_shape for kernel in kernels}
+    own = distributions.overridden(shapes, overrides)
+    if isinstance(distribution, Mapping):
+        planned = {**_checked(shapes, distribution), **own}
+        dense = {path for path, value in planned.items() if value == 0}
+    else:
+        distribute = distributions.from_name(distribution)
+        planned = _checked(shapes, distribute(shapes, sparsity, overrides or None))
+        # With sparsity 0 all masks are ones, for pruning to start from.
+        zeros = planned if sparsity > 0 else own
+        dense = {path for path in zeros if planned[path] == 0}
+    sparse = {path: value for path, value in planned.items() if path not in dense}
+    if not sparse:
+        raise ValueError(
+            "Every kernel would stay dense: nothing to make sparse. Raise `sparsity`, "
+            "or change `distribution` or `overrides`."
+        )
+    return sparse
+
+
+def _checked(
+    shapes: Mapping[str, Any], distribution: Mapping[str, float]
+) -> dict[str, float]:
+    unknown = sorted(set(distribution) - set(shapes))
+    if unknown:
+        raise ValueError(
+            f"`distribution` names {unknown}, but the kernels are {list(shapes)}."
+        )
+    return {
+        path: distributions.check_sparsity(value, f"The sparsity of {path!r}")
+        for path, value in distribution.items()
+    }
