@@ -8,16 +8,16 @@ counts as docs/cost.md says, planned sparsities as the real numbers that they ar
 """
 
 import argparse
-import ast
 import json
 import sys
 
 from rigl_keras import networks
 from rigl_keras.algorithms import schedules
 from rigl_keras.common import tables
-from rigl_keras.core import distributions, kernels
-from rigl_keras.costs import counting
+from rigl_keras.costs.counting import METHODS, model_cost
+from rigl_keras.costs.table import CostTable, planned_sparsities
 from rigl_keras.program import command_line, files
+from rigl_keras.program.arguments import ints, named_values
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +35,7 @@ def make_parser():
     )
     add = parser.add_argument
     add("--network", required=True, choices=networks.NETWORKS)
-    add("--input_shape", required=True, type=_ints, help="such as 224,224,3")
+    add("--input_shape", required=True, type=ints, help="such as 224,224,3")
     add("--num_classes", required=True, type=int)
     add(
         "--network_args",
@@ -57,71 +57,13 @@ def make_parser():
     add("--json", action="store_true", help="print JSON in place of tables")
     training = parser.add_argument_group("FLOPs of a training")
     add = training.add_argument
-    add("--method", action="append", default=[], choices=counting.METHODS)
+    add("--method", action="append", default=[], choices=METHODS)
     add("--steps", type=int, default=32_000)
     add("--batch_size", type=int, default=4096)
     add("--update_freq", type=int, default=100, help="steps between mask updates")
     add("--begin_step", type=int, help="of pruning to the sparsity, by a cubic")
     add("--end_step", type=int, help="of pruning")
     return parser
-
-
-def _ints(text):
-    try:
-        return tuple(int(each) for each in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected ints such as 224,224,3, got {text!r}"
-        ) from None
-
-
-def _network_arguments(pairs):
-    arguments = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            arguments[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            raise ValueError(
-                f"expected --network_args=NAME=VALUE with a Python value such as "
-                f"width_multiplier=0.5 or kernel_initializer='he_normal', got {pair!r}"
-            ) from None
-    return arguments
-
-
-def compute(options):
-    """The costs that a parsed command line asks for.
-
-    Returns:
-      A `ModelCost` and a dict from methods to the FLOPs of a whole training.
-
-    Raises:
-      TypeError: for an argument that the network does not have.
-      ValueError: for a value out of range.
-    """
-    model = networks.build(
-        options.network,
-        options.input_shape,
-        options.num_classes,
-        **_network_arguments(options.network_args),
-    )
-    shapes = {each.path: each.connection_shape for each in kernels.find_kernels(model)}
-    distribute = distributions.from_name(options.distribution)
-    dense = dict.fromkeys(options.dense, 0.0)
-    planned = distribute(shapes, options.sparsity, dense)
-    counted = counting.model_cost(model, planned)
-    trainings = {
-        method: counting.training_flops(
-            counted,
-            method,
-            options.steps,
-            options.batch_size,
-            options.update_freq,
-            _schedule(options) if method == "pruning" else None,
-        )
-        for method in options.method
-    }
-    return counted, trainings
 
 
 def _schedule(options):
@@ -136,67 +78,25 @@ def _schedule(options):
     )
 
 
-def as_dict(counted, trainings):
-    """All numbers, for JSON."""
-    totals = (
-        "parameters",
-        "active_parameters",
-        "inference_flops",
-        "dense_flops",
-        "size_bytes",
-        "dense_size_bytes",
+def compute(options):
+    """The `CostTable` that a parsed command line asks for."""
+    model = networks.build(
+        options.network,
+        options.input_shape,
+        options.num_classes,
+        **named_values("--network_args", options.network_args),
     )
-    columns = ("path", "shape", "active", "size", "density", "flops", "dense_flops")
-    return {
-        **{name: getattr(counted, name) for name in totals},
-        "training_flops": trainings,
-        "rows": [
-            {name: getattr(row, name) for name in (*columns, "bytes", "dense_bytes")}
-            for row in counted.rows
-        ],
-    }
-
-
-def _totals_table(counted, trainings, options):
-    dense_training = counting.training_flops(
-        counted, "dense", options.steps, options.batch_size
+    planned = planned_sparsities(
+        model, options.sparsity, options.distribution, options.dense
     )
-    numbers = {
-        "parameters": (counted.parameters, counted.active_parameters),
-        "inference FLOPs": (counted.dense_flops, counted.inference_flops),
-        "size, bytes": (counted.dense_size_bytes, counted.size_bytes),
-        **{
-            f"training FLOPs, {method}": (dense_training, flops)
-            for method, flops in trainings.items()
-        },
-    }
-    return [
-        ["", "dense", "sparse", "ratio"],
-        *(
-            [name, _number(dense), _number(sparse), f"{sparse / dense:.4f}"]
-            for name, (dense, sparse) in numbers.items()
-        ),
-    ]
-
-
-def _number(value):
-    return f"{value:,.0f}" if value < 1e12 else f"{value:.4e}"
-
-
-def _layers_table(counted):
-    return [
-        ["kernel", "shape", "density", "FLOPs", "bytes"],
-        *(
-            [
-                row.path,
-                "×".join(map(str, row.shape)),
-                f"{row.density:.4f}",
-                _number(row.flops),
-                _number(row.bytes),
-            ]
-            for row in counted.rows
-        ),
-    ]
+    return CostTable.of(
+        model_cost(model, planned),
+        options.method,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        update_freq=options.update_freq,
+        schedule=_schedule(options) if "pruning" in options.method else None,
+    )
 
 
 def main(arguments=None):
@@ -207,20 +107,16 @@ def main(arguments=None):
     """
     try:
         options = make_parser().parse_args(arguments)
-        counted, trainings = compute(options)
+        table = compute(options)
     except command_line.USER_ERRORS as error:
         return command_line.refuse(error)
     if options.json:
-        description = {
-            **vars(options),
-            **as_dict(counted, trainings),
-            **files.environment(),
-        }
+        description = {**vars(options), **table.as_dict(), **files.environment()}
         print(json.dumps(description, indent=1))
         return 0
     if options.layers:
-        print(tables.markdown(_layers_table(counted)), end="\n\n")
-    print(tables.markdown(_totals_table(counted, trainings, options)))
+        print(tables.markdown(table.layers()), end="\n\n")
+    print(tables.markdown(table.totals()))
     return 0
 
 

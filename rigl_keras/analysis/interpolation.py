@@ -198,12 +198,7 @@ def trainable_variables(model):
     Raises:
       ValueError: when there are none, or two of one path.
     """
-    paths: dict[int, str] = {}
-    for layer, path in kernels.walk(model):
-        for weight in kernels.own_weights(layer):
-            # A layer used twice is found twice; its first place counts.
-            name = kernels.join(path, compat.variable_name(weight))
-            paths.setdefault(id(weight), name)
+    paths = {id(weight): path for path, _, weight in kernels.named_weights(model)}
     trained = model.trainable_variables
     variables = {paths[id(each)]: compat.raw(each) for each in trained}
     if len(variables) < len(trained) or not variables:

@@ -179,12 +179,11 @@ def strip(model):
 
 
 def _print_dense_weights(model):
-    sparse = {id(each.kernel) for each in sparse_kernels(model)}
-    masks = {id(each.mask) for each in sparse_kernels(model)}
+    sparse = {id(kernel.kernel) for kernel in sparse_kernels(model)}
+    masks = {id(kernel.mask) for kernel in sparse_kernels(model)}
     dense = [
-        kernels.join(path, compat.variable_name(weight))
-        for layer, path in kernels.walk(model)
-        for weight in kernels.own_weights(layer)
+        path
+        for path, _, weight in kernels.named_weights(model)
         if len(weight.shape) >= 2
         and not compat.variable_name(weight).endswith("bias")
         and id(weight) not in sparse | masks

@@ -98,17 +98,16 @@ def find_maskable(layer, path=""):
     Returns:
       A list of `Kernel`, in the order of the layers.
     """
-    found = {}
-    for owner, owner_path in walk(layer, path):
-        if is_pruning_wrapper(owner):
-            continue  # Its own weights are masks.
-        for variable in own_weights(owner):
-            if is_maskable(variable) and id(variable) not in found:
-                path = join(owner_path, compat.variable_name(variable))
-                in_axes, out_axes = kernel_axes(owner, variable)
-                kernel = Kernel(path, variable, in_axes, out_axes, owner)
-                found[id(variable)] = kernel
-    return list(found.values())
+    return [
+        _kernel(weight_path, weight, owner)
+        for weight_path, owner, weight in named_weights(layer, path)
+        if is_maskable(weight)
+    ]
+
+
+def _kernel(path, variable, owner):
+    in_axes, out_axes = kernel_axes(owner, variable)
+    return Kernel(path, variable, in_axes, out_axes, owner)
 
 
 def find_kernels(layer, path=""):
@@ -208,6 +207,29 @@ def own_weights(layer):
         for weight in compat.weights(child)
     }
     return [weight for weight in compat.weights(layer) if id(weight) not in below]
+
+
+def named_weights(layer, path=""):
+    """Every weight below a layer or model with its path, once, where it is first found.
+
+    What TFMOT's pruning wrappers add, masks, thresholds and step counts, is left out.
+
+    Args:
+      layer: a built layer or model.
+      path: path of the layer, to which the weights' paths are appended.
+
+    Yields:
+      `(path, owner, weight)`: such as "conv1/kernel", the layer that holds the weight,
+      and its variable.
+    """
+    seen = set()
+    for owner, owner_path in walk(layer, path):
+        if is_pruning_wrapper(owner):
+            continue
+        for weight in own_weights(owner):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield join(owner_path, compat.variable_name(weight)), owner, weight
 
 
 def kernel_axes(layer, variable):

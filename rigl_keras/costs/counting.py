@@ -239,14 +239,11 @@ def _multiplies_nothing(kernel):
 def _other_parameters(model, found):
     counted = {id(kernel.variable) for kernel in found}
     masks = {id(mask) for mask in masks_by_weight(model).values()}
-    total = 0
-    for layer, _ in kernels.walk(model):
-        for weight in kernels.own_weights(layer):
-            if id(weight) in counted | masks or not _is_parameter(weight):
-                continue
-            counted.add(id(weight))
-            total += math.prod(weight.shape)
-    return total
+    return sum(
+        math.prod(weight.shape)
+        for _, _, weight in kernels.named_weights(model)
+        if id(weight) not in counted | masks and _is_parameter(weight)
+    )
 
 
 def _is_parameter(weight):

@@ -7,7 +7,6 @@ import numpy as np
 from rigl_keras import compat
 from rigl_keras.core import kernels
 from rigl_keras.core.masks import sparse_kernels
-from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.costs.counting import ModelCost, model_cost
 
 
@@ -46,11 +45,13 @@ class Summary(NamedTuple):
     Attributes:
       rows: list of `SummaryRow`, one for each weight, in the order of the layers.
       cost: the `rigl_keras.cost.ModelCost` of the model, or None where it could not be
-        traced or has no kernel.
+        counted.
+      missing: None, or why there is no cost.
     """
 
     rows: list[SummaryRow]
     cost: ModelCost | None = None
+    missing: str | None = None
 
     @property
     def active(self):
@@ -79,7 +80,8 @@ def summary(model, print_fn=print, input_shape=None):
     """Prints a table of a model's weights, dense and sparse.
 
     FLOPs and bytes are those of `rigl_keras.model_cost`; "-" stands for FLOPs that
-    cannot be known.
+    cannot be known. Where the model's own code does not let itself be traced, the table
+    has no costs and ends with the reason.
 
     Args:
       model: a built model.
@@ -94,8 +96,8 @@ def summary(model, print_fn=print, input_shape=None):
       ValueError: when it has no weights yet.
     """
     compat.check_layer(model, "a model")
-    cost = _cost(model, input_shape)
-    data = Summary(_rows(model, cost), cost)
+    cost, missing = _cost(model, input_shape)
+    data = Summary(_rows(model, cost), cost, missing)
     if not data.rows:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "
@@ -108,37 +110,33 @@ def summary(model, print_fn=print, input_shape=None):
 
 
 def _cost(model, input_shape):
+    """The model's cost, and why there is none where it cannot be counted."""
     try:
-        return model_cost(model, input_shape=input_shape)
-    except Exception:
-        # The model's own code may refuse the trace, for whatever reason: the table is
-        # of use without FLOPs too.
+        return model_cost(model, input_shape=input_shape), None
+    except Exception as error:
+        # The model's own code runs in the trace and may raise anything. The table is of
+        # use without costs, unless the caller has said how to count them.
         if input_shape is not None:
             raise
-        return None
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _rows(model, cost):
     costs = {} if cost is None else {row.path: row for row in cost.rows}
-    masks = {id(each.kernel): each.mask for each in sparse_kernels(model)}
+    masks = {kernel.path: kernel.mask for kernel in sparse_kernels(model)}
     hidden = {id(mask) for mask in masks.values()}
-    rows, seen = [], set()
-    for layer, path in kernels.walk(model):
-        if is_pruning_wrapper(layer):
-            continue  # Masks, thresholds and step counts.
-        for weight in kernels.own_weights(layer):
-            if id(weight) in hidden or id(weight) in seen:
-                continue
-            seen.add(id(weight))
-            shape = tuple(weight.shape)
-            size = int(np.prod(shape))
-            mask = masks.get(id(weight))
-            active = size if mask is None else int(np.count_nonzero(mask.numpy()))
-            name = kernels.join(path, compat.variable_name(weight))
-            row = SummaryRow(name, shape, active, size, mask is not None)
-            if name in costs:
-                row = row._replace(flops=costs[name].flops, bytes=costs[name].bytes)
-            rows.append(row)
+    rows = []
+    for path, _, weight in kernels.named_weights(model):
+        if id(weight) in hidden:
+            continue
+        shape = tuple(weight.shape)
+        size = int(np.prod(shape))
+        mask = masks.get(path)
+        active = size if mask is None else int(np.count_nonzero(mask.numpy()))
+        row = SummaryRow(path, shape, active, size, mask is not None)
+        if path in costs:
+            row = row._replace(flops=costs[path].flops, bytes=costs[path].bytes)
+        rows.append(row)
     return rows
 
 
@@ -174,7 +172,15 @@ def _lines(name, data):
         rule,
         *(_line(row, widths) for row in totals),
         rule,
+        *_why_costs_are_missing(data.missing),
     ]
+
+
+def _why_costs_are_missing(reason):
+    if reason is None:
+        return []
+    lines = [line for line in reason.splitlines() if line.strip()]
+    return ["FLOPs and bytes are missing, since they cannot be counted:", *lines]
 
 
 def _totals(rows):
@@ -186,7 +192,9 @@ def _totals(rows):
 def _total_costs(rows):
     """Sums as text; what is unknown in one row is unknown in the sum."""
     values = ([row.flops for row in rows], [row.bytes for row in rows])
-    return [_number(None if None in each or not each else sum(each)) for each in values]
+    return [
+        _number(None if None in known or not known else sum(known)) for known in values
+    ]
 
 
 def _number(value):

@@ -177,10 +177,8 @@ def named_variables(model):
     """
     masks = {id(each.mask): f"{each.path}{MASK}" for each in sparse_kernels(model)}
     named = {}
-    for layer, path in kernels.walk(model):
-        for weight in kernels.own_weights(layer):
-            name = kernels.join(path, compat.variable_name(weight))
-            named[masks.get(id(weight), name)] = compat.raw(weight)
+    for path, _, weight in kernels.named_weights(model):
+        named[masks.get(id(weight), path)] = compat.raw(weight)
     return named
 
 

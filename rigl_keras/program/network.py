@@ -246,9 +246,8 @@ def _check_mask_settings(config, mask_init_path, shuffle_mask):
 def _left_dense(model, pruned_layer_types):
     """Paths of the kernels of all layers of other types."""
     return [
-        kernels.join(path, compat.variable_name(weight))
-        for layer, path in kernels.walk(model)
-        for weight in kernels.own_weights(layer)
+        path
+        for path, layer, weight in kernels.named_weights(model)
         if kernels.is_kernel(layer, weight)
         and type(layer).__name__ not in pruned_layer_types
     ]

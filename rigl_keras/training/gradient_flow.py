@@ -8,7 +8,7 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.algorithms import schedules
 from rigl_keras.common.checks import check_has_loss, check_int
-from rigl_keras.core.kernels import find_kernels, join, masked, own_weights, walk
+from rigl_keras.core.kernels import find_kernels, masked, named_weights
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.batch_gradients import BatchGradients, check_batch
 from rigl_keras.training.observers import MaskUpdateObserver
@@ -239,9 +239,5 @@ def _trainable_paths(model):
             f"Model {model.name!r} has nothing to train, so it has no gradient. Build "
             "it, or unfreeze its layers."
         )
-    paths: dict[int, str] = {}
-    for layer, path in walk(model):
-        for weight in own_weights(layer):
-            # A layer used twice is found twice; its first place counts.
-            paths.setdefault(id(weight), join(path, compat.variable_name(weight)))
+    paths = {id(weight): path for path, _, weight in named_weights(model)}
     return [paths[id(variable)] for variable in model.trainable_variables]

@@ -93,6 +93,10 @@ def test_a_model_that_refuses_the_trace_is_shown_without_costs():
     lines = []
     data = rigl_keras.summary(model, lines.append)
     assert data.cost is None and data.size == 8
+    (at,) = [i for i, line in enumerate(lines) if "cannot be counted" in line]
+    assert lines[at + 1].startswith("RuntimeError")
+    assert "not now" in "".join(lines[at + 1 :])
+    assert data.missing.startswith("RuntimeError")
     (total,) = [line for line in lines if line.startswith("all weights")]
     assert total.split()[2:] == ["8", "8", "0.00%", "-", "-"]
     with pytest.raises(RuntimeError, match="not now"):
