@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runner import Cell, Runner, all_runs
+from rigl_keras.program.sweep import Cell, Runner, all_runs
 
 STEPS = 1000  # as in gin/digits/lab.gin
 LAB = "digits/lab.gin"

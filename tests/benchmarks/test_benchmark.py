@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: its statistics, its parts run small, its tables."""
+"""The benchmark: its statistics, its parts run small, its tables."""
 
 import importlib
 import inspect
@@ -7,14 +7,14 @@ import math
 import shutil
 from pathlib import Path
 
-import benchmark
-import benchmarks.turns
 import numpy as np
 import pytest
 import tensorflow as tf
-from benchmarks import command_line, footprint, page, selections, setups, trainings
-from benchmarks.turns import Estimate, by_clock, estimate, ratios, take_turns, timed
 
+import benchmarks.turns
+from benchmarks import command_line, footprint, page, selections, setups, trainings
+from benchmarks import run as benchmark
+from benchmarks.turns import Estimate, by_clock, estimate, ratios, take_turns, timed
 from rigl_keras import networks
 from rigl_keras.program import files
 from rigl_keras.training.attachment import Attachment

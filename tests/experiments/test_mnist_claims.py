@@ -2,11 +2,12 @@
 
 import json
 
-import mnist_cells
-import mnist_claims
-import mnist_figures
 import numpy as np
 import pytest
+
+from experiments.mnist import cells as mnist_cells
+from experiments.mnist import claims as mnist_claims
+from experiments.mnist import figures as mnist_figures
 
 
 def verdicts(rows):

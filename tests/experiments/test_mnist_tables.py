@@ -2,11 +2,12 @@
 
 import json
 
-import mnist_tables
 import numpy as np
 import pytest
-from mnist_cells import Paper
 from scipy import stats
+
+from experiments.mnist import tables as mnist_tables
+from experiments.mnist.cells import Paper
 
 # Five numbers of mean 0 and population standard deviation 1.
 FIVE = np.array([-2, -1, 0, 1, 2]) / np.sqrt(2)

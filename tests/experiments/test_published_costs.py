@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import published_costs
 import pytest
 
+from experiments.costs import published as published_costs
 from rigl_keras.common import tables
 from rigl_keras.costs import counting
 

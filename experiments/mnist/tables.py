@@ -12,9 +12,10 @@ import math
 import shlex
 
 import numpy as np
-from mnist_cells import PLATEAU, STUDIES
-from runner import all_runs
 from scipy import stats
+
+from experiments.mnist.cells import PLATEAU, STUDIES
+from rigl_keras.program.sweep import all_runs
 
 PAPER_SEEDS = 5
 LEVEL = 0.95
@@ -47,7 +48,7 @@ def compare(accuracies, paper):
 
     Args:
       accuracies: list of floats, one for each seed.
-      paper: `mnist_cells.Paper`, or None.
+      paper: `cells.Paper`, or None.
 
     Returns:
       A `Comparison`.
@@ -73,7 +74,7 @@ def welch(ours, paper):
 
     Args:
       ours: array of the seeds that trained.
-      paper: `mnist_cells.Paper` with seeds that trained.
+      paper: `cells.Paper` with seeds that trained.
 
     Returns:
       (low, high), or None where one side has fewer than two seeds.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from runner import Cell
+from rigl_keras.program.sweep import Cell
 
 LAST_STEP = 11719  # as in gin/mnist/base.gin and gin/mnist_mlp/base.gin
 # Test accuracy of a network that calls everything the most frequent digit.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Trains the paper's LeNet5 experiments on MNIST and compares the results with it.
 
 Every run is a normal run of the command line in a folder of its own, two at a time, on
@@ -6,8 +5,8 @@ one thread each. Runs that are finished are skipped and those broken off go on, 
 command may be stopped and repeated. After each run the tables are written anew.
 
 Example:
-  TFDS_DATA_DIR=... python scripts/reproduce_mnist.py --runs=runs/mnist
-  TFDS_DATA_DIR=... python scripts/reproduce_mnist.py --runs=runs/mnist --figures
+  TFDS_DATA_DIR=... python -m experiments.mnist.reproduce --runs=runs/mnist
+  TFDS_DATA_DIR=... python -m experiments.mnist.reproduce --runs=runs/mnist --figures
 """
 
 import argparse
@@ -17,12 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mnist_figures
-from mnist_cells import STUDIES
-from mnist_tables import write_runs, write_sections, write_tables
-from runner import Runner, all_runs
+from experiments.mnist import figures as mnist_figures
+from experiments.mnist.cells import STUDIES
+from experiments.mnist.tables import write_runs, write_sections, write_tables
+from rigl_keras.program.sweep import Runner, all_runs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "docs" / "results" / "mnist"
 
 
@@ -36,8 +35,7 @@ def make_figures(runs):
       The exit code: 1 when an analysis failed.
     """
     # TensorFlow is not loaded before it is needed.
-    from mnist_claims import HEAD, claims
-
+    from experiments.mnist.claims import HEAD, claims
     from rigl_keras import analyze
     from rigl_keras.common import tables
 

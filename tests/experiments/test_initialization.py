@@ -2,13 +2,13 @@
 
 import json
 
-import initialization_figures as script
-import initialization_measures as measures
 import numpy as np
 import pytest
 from tensorflow import keras
 
 import rigl_keras
+from experiments.initialization import measures
+from experiments.initialization import reproduce as script
 from rigl_keras import networks
 from rigl_keras.core import distributions
 

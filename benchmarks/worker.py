@@ -1,6 +1,6 @@
 """Measures one part in this process: MODULE:FUNCTION, its arguments, a file to write.
 
-Arguments and result are JSON. `scripts/benchmark.py` starts it.
+Arguments and result are JSON. `benchmarks.run` starts it.
 """
 
 import importlib

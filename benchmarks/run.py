@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What sparse training costs: steps, updates, selection, memory, start-up.
 
 Each part is measured in a process of its own, in which all contestants take turns. The
@@ -9,11 +8,11 @@ none of this revision and these arguments, so that a run goes on that was stoppe
 --rounds make the intervals of steps, selections and updates narrower.
 
 Example:
-  python scripts/benchmark.py                  # in less than 20 minutes on two cores
-  python scripts/benchmark.py --quick          # in three minutes
-  python scripts/benchmark.py --full --keep    # what takes longer, too
-  python scripts/benchmark.py --only 'steps/lenet5*' --rounds=61
-  python scripts/benchmark.py --output docs    # into the page of this clone
+  python -m benchmarks.run                  # in less than 20 minutes on two cores
+  python -m benchmarks.run --quick          # in three minutes
+  python -m benchmarks.run --full --keep    # what takes longer, too
+  python -m benchmarks.run --only 'steps/lenet5*' --rounds=61
+  python -m benchmarks.run --output docs    # into the page of this clone
 """
 
 import argparse
@@ -30,14 +29,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks import page
-
 from rigl_keras.program import files
 
-SCRIPTS = Path(__file__).resolve().parent
-ROOT = SCRIPTS.parent
+ROOT = Path(__file__).resolve().parents[1]
 MILLION = 2**20
 FORMAT = 2  # of the file of numbers
 _KINDS = ("quick", "default", "full")
@@ -154,7 +149,7 @@ def run(part, changes):
     """
     arguments = {**part.arguments, **changes}
     began = time.time()
-    paths = [str(SCRIPTS), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "TF_USE_LEGACY_KERAS": "0",

@@ -5,10 +5,10 @@ import itertools
 import textwrap
 
 import numpy as np
-from mnist_tables import write_sections
 
 from benchmarks.setups import SETUPS
 from benchmarks.turns import estimate, ratios
+from experiments.mnist.tables import write_sections
 from rigl_keras.common.tables import markdown
 
 UPDATE_EVERY = 100

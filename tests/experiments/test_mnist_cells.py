@@ -1,11 +1,12 @@
-"""The runner of the MNIST experiments: what it runs, in what order, what it reports."""
+"""The MNIST experiments: their files, parents and seeds."""
 
 from pathlib import Path
 
-import mnist_cells
 import numpy as np
 import pytest
-import runner
+
+from experiments.mnist import cells as mnist_cells
+from rigl_keras.program import sweep
 
 GIN = Path(__file__).resolve().parents[2] / "gin"
 
@@ -42,7 +43,7 @@ def test_a_child_takes_the_masks_of_its_seeds_parent_and_draws_by_another_seed(
     tmp_path,
 ):
     folder = tmp_path / "rigl95_unit" / "seed1"
-    run = runner.Run(CELLS["rigl95_unit"], 1, folder)
+    run = sweep.Run(CELLS["rigl95_unit"], 1, folder)
     command = run.command("data")
     masks = tmp_path / "prune95" / "seed1" / "ckpt-11719"
     assert f"--gin_bindings=network.mask_init_path={str(masks)!r}" in command
@@ -53,7 +54,7 @@ def test_a_child_takes_the_masks_of_its_seeds_parent_and_draws_by_another_seed(
 
 @pytest.mark.parametrize("name", CELLS)
 def test_only_lottery_tickets_and_restarts_take_weights(name, tmp_path):
-    run = runner.Run(CELLS[name], 0, tmp_path / name / "seed0")
+    run = sweep.Run(CELLS[name], 0, tmp_path / name / "seed0")
     taken = [part for part in run.command(None) if "weight_init_path" in part]
     weights = taken[0] if taken else "none"
     if "lottery" in name:
@@ -71,7 +72,7 @@ def test_similar_networks_share_one_parent_and_differ_in_the_order_of_the_data(
     name, tmp_path
 ):
     commands = [
-        runner.Run(
+        sweep.Run(
             CELLS[f"similar_{name}"], seed, tmp_path / f"similar_{name}" / f"seed{seed}"
         ).command(None)
         for seed in (0, 1)

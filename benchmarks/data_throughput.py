@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """How fast images are read: by this package, and plainly by TFDS.
 
 Prints images per second, and per second of one core's work, of a prepared TFDS set:
@@ -11,13 +10,10 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import tensorflow as tf
 import tensorflow_datasets as tfds
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Signals and gradients of VGG-16 and ResNet-50 at initialisation, behind sparse masks.
 
 Full-width networks of 1000 classes with random masks get the dense initialisation, the
@@ -8,8 +7,8 @@ Settings that are measured are not measured again, so the command may be stopped
 repeated. The numbers, the figures and the tables are in docs/results/initialization.
 
 Example:
-  python scripts/initialization_figures.py
-  python scripts/initialization_figures.py --figures
+  python -m experiments.initialization.reproduce
+  python -m experiments.initialization.reproduce --figures
 """
 
 import argparse
@@ -18,7 +17,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from initialization_measures import (
+
+from experiments.initialization.measures import (
     INITS,
     MASKS,
     NETWORKS,
@@ -29,12 +29,11 @@ from initialization_measures import (
     all_settings,
     measure,
 )
-from mnist_tables import write_sections
-
+from experiments.mnist.tables import write_sections
 from rigl_keras.common import tables
 from rigl_keras.program import files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "docs" / "results" / "initialization"
 NORMALIZED = {"resnet50"}  # in training mode their signals are others
 _TINY = np.finfo(np.float32).tiny  # A signal of 0 has no logarithm.

@@ -1,6 +1,6 @@
 """Prints the tables of docs/cost.md: published costs of networks and this package's.
 
-  python scripts/published_costs.py
+  python -m experiments.costs.published
 
 The published counts differ from what the networks do in the shapes of a few layers and
 in how sparsities are rounded: `as_published` puts those shapes in, `published_plan`

@@ -1,0 +1,1 @@
+"""Published FLOPs and sizes of sparse networks beside those counted here."""

@@ -1,1 +1,0 @@
-"""The parts of scripts/benchmark.py, each measured in a process of its own."""
