@@ -3,7 +3,7 @@
   python -m experiments.costs.published
 
 The published counts differ from what the networks do in the shapes of a few layers and
-in how sparsities are rounded: `as_published` puts those shapes in, `published_plan`
+in how sparsities are rounded: `as_published` puts those shapes in, `published_erk`
 rounds so, and nothing else is changed.
 """
 
@@ -88,9 +88,15 @@ def with_outputs(row, pixels, units):
     return dataclasses.replace(row, uses=pixels, outputs=pixels * units, units=units)
 
 
+def _connection_shapes(model):
+    return {
+        kernel.path: kernel.connection_shape for kernel in kernels.find_kernels(model)
+    }
+
+
 def plan(model, distribution, sparsity):
     """The sparsities of a network's kernels."""
-    shapes = {each.path: each.connection_shape for each in kernels.find_kernels(model)}
+    shapes = _connection_shapes(model)
     if distribution == "dense":
         return {}
     if distribution == "uniform":
@@ -98,11 +104,9 @@ def plan(model, distribution, sparsity):
     return distributions.erk(shapes, sparsity)
 
 
-def published_plan(model, distribution, sparsity):
-    """The same with the shapes and the budget of the published counts."""
-    if distribution != "erk":
-        return plan(model, distribution, sparsity)
-    shapes = {each.path: each.connection_shape for each in kernels.find_kernels(model)}
+def published_erk(model, sparsity):
+    """ERK's sparsities with the shapes and the budget of the published counts."""
+    shapes = _connection_shapes(model)
     if model.name == "mobilenet_v1":
         # There the classifier is a 1x1 convolution, whose taps ERK counts.
         shapes["logits/kernel"] = (1, 1, *shapes["logits/kernel"])
@@ -120,14 +124,16 @@ def settings(network):
       A dict from (distribution, sparsity) to `Setting`.
     """
     model = networks.build(network, IMAGE, CLASSES)
-    return {
-        key: Setting(
-            *key,
-            counting.model_cost(model, plan(model, *key)),
-            as_published(counting.model_cost(model, published_plan(model, *key))),
-        )
-        for key in PUBLISHED[network]
-    }
+    return {key: _setting(model, *key) for key in PUBLISHED[network]}
+
+
+def _setting(model, distribution, sparsity):
+    network = counting.model_cost(model, plan(model, distribution, sparsity))
+    published = network
+    if distribution == "erk":
+        planned = published_erk(model, sparsity)
+        published = counting.model_cost(model, planned)
+    return Setting(distribution, sparsity, network, as_published(published))
 
 
 def training_ratio(counted, dense):
@@ -153,22 +159,22 @@ def resnet50_table():
             "counted alike",
         ]
     ]
-    found = settings("resnet50")
-    dense = found["dense", 0.0]
+    counted = settings("resnet50")
+    dense = counted["dense", 0.0]
     for key, (flops, size, training) in RESNET50.items():
-        each = found[key]
-        alike = each.published.inference_flops / dense.published.inference_flops
-        built = each.network.inference_flops / dense.network.inference_flops
-        ratio = training_ratio(each.published, dense.published)
+        setting = counted[key]
+        alike = setting.published.inference_flops / dense.published.inference_flops
+        built = setting.network.inference_flops / dense.network.inference_flops
+        ratio = training_ratio(setting.published, dense.published)
         rows.append(
             [
-                each.distribution,
-                f"{each.sparsity:.0%}",
+                setting.distribution,
+                f"{setting.sparsity:.0%}",
                 f"{flops}×",
                 f"{alike:.4f}×",
                 f"{built:.4f}×",
                 size,
-                f"{each.published.size_bytes / 1e6:.3f}",
+                f"{setting.published.size_bytes / 1e6:.3f}",
                 f"{training}×",
                 f"{ratio:.2f}×",
             ]
@@ -190,19 +196,19 @@ def mobilenet_v1_table():
             "as built",
         ]
     ]
-    found = settings("mobilenet_v1")
+    counted = settings("mobilenet_v1")
     for key, (flops, size) in MOBILENET_V1.items():
-        each = found[key]
+        setting = counted[key]
         rows.append(
             [
-                each.distribution,
-                f"{each.sparsity:.0%}",
+                setting.distribution,
+                f"{setting.sparsity:.0%}",
                 flops,
-                f"{each.published.inference_flops / 1e6:.3f}",
-                f"{each.network.inference_flops / 1e6:.3f}",
+                f"{setting.published.inference_flops / 1e6:.3f}",
+                f"{setting.network.inference_flops / 1e6:.3f}",
                 size,
-                f"{each.published.size_bytes / 1e6:.3f}",
-                f"{each.network.size_bytes / 1e6:.3f}",
+                f"{setting.published.size_bytes / 1e6:.3f}",
+                f"{setting.network.size_bytes / 1e6:.3f}",
             ]
         )
     return rows

@@ -5,8 +5,16 @@ import itertools
 import time
 
 import numpy as np
+from tensorflow import keras
 
+import rigl_keras
+from rigl_keras import networks
+from rigl_keras.analysis import signal_propagation as signals
+from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.core import distributions, kernels
+from rigl_keras.core.selection import random_mask
 from rigl_keras.program import files
+from rigl_keras.training.gradient_flow import gradient_flow
 
 NETWORKS = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
 MASKS = {
@@ -35,11 +43,6 @@ class Setting:
     masks: str
     sparsity: float
     seed: int
-
-    def path(self, folder):
-        """The JSON file of what was measured."""
-        percent = f"{100 * self.sparsity:g}"
-        return folder / f"{self.network}-{self.masks}-{percent}-seed{self.seed}.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +93,8 @@ def measure(setting, scale):
       of each layer's units ("layer_std", inference mode); the norm of the gradient over
       all parameters ("gradient_norm") and over each kernel ("kernel_norms").
     """
-    # TensorFlow is not loaded before it is needed.
-    from tensorflow import keras
-
-    from rigl_keras.analysis import signal_propagation as signals
-
     started = time.monotonic()
-    found = signals.signal_propagation(
+    propagated = signals.signal_propagation(
         lambda seed: _network(setting, scale, seed),
         [setting.sparsity],
         num_networks=1,
@@ -106,16 +104,20 @@ def measure(setting, scale):
     )
     measured = {
         name: {
-            "output_std": float(found.output_std[index, 0, 0]),
+            "output_std": float(propagated.output_std[index, 0, 0]),
             "layer_std": dict(
-                zip(found.layers, found.layer_std[index, 0, 0].tolist(), strict=True)
+                zip(
+                    propagated.layers,
+                    propagated.layer_std[index, 0, 0].tolist(),
+                    strict=True,
+                )
             ),
         }
-        for index, name in enumerate(found.initializers)
+        for index, name in enumerate(propagated.initializers)
     }
     for name, gradients in _gradients(setting, scale, signals.INITIALIZERS).items():
         measured[name] |= gradients
-    keras.backend.clear_session()  # Else the models stay in memory, a GB a setting.
+    keras.backend.clear_session()  # Else models stay in memory, 1 GB a setting.
     return {
         **dataclasses.asdict(setting),
         **dataclasses.asdict(scale),
@@ -127,8 +129,6 @@ def measure(setting, scale):
 
 def _network(setting, scale, seed):
     """A dense network with the initialisation of He, as the sparse ones have it."""
-    from rigl_keras import networks
-
     return networks.build(
         setting.network,
         (scale.image_size, scale.image_size, 3),
@@ -141,9 +141,7 @@ def _network(setting, scale, seed):
 
 def _masks_function(masks):
     """What `signal_propagation` takes as `masks`."""
-    from rigl_keras.analysis.signal_propagation import uneven_masks
-
-    return {"uniform": None, "erk": erk_masks, "uneven": uneven_masks}[masks]
+    return {"uniform": None, "erk": erk_masks, "uneven": signals.uneven_masks}[masks]
 
 
 def erk_masks(model, sparsity, seed):
@@ -157,10 +155,6 @@ def erk_masks(model, sparsity, seed):
     Returns:
       A dict from all kernels' paths to bool arrays.
     """
-    from rigl_keras.common.seeding import stateless_seed
-    from rigl_keras.core import distributions, kernels
-    from rigl_keras.core.selection import random_mask
-
     shapes = {
         kernel.path: tuple(kernel.variable.shape)
         for kernel in kernels.find_kernels(model)
@@ -178,9 +172,6 @@ def erk_masks(model, sparsity, seed):
 
 def _gradients(setting, scale, initializers):
     """The gradient's norms and the logits' size in training mode, for each init."""
-    import rigl_keras
-    from rigl_keras.training.gradient_flow import gradient_flow
-
     model = _network(setting, scale, setting.seed)
     drawn = _masks_function(setting.masks)
     masks = drawn and drawn(model, setting.sparsity, setting.seed)
@@ -207,8 +198,6 @@ def _gradients(setting, scale, initializers):
 
 
 def _compile(model):
-    from tensorflow import keras
-
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss)
 

@@ -3,8 +3,8 @@
 Full-width networks of 1000 classes with random masks get the dense initialisation, the
 layer-scaled or the unit-scaled one. Measured are the size of the signals, on standard
 normal images, and the gradient of the loss for random labels; no data set is needed.
-Settings that are measured are not measured again, so the command may be stopped and
-repeated. The numbers, the figures and the tables are in docs/results/initialization.
+Settings that have been measured are skipped, so the command may be stopped and
+repeated. Records, figures and tables are in docs/results/initialization.
 
 Example:
   python -m experiments.initialization.reproduce
@@ -12,6 +12,7 @@ Example:
 """
 
 import argparse
+import dataclasses
 import itertools
 import sys
 from pathlib import Path
@@ -29,32 +30,42 @@ from experiments.initialization.measures import (
     all_settings,
     measure,
 )
-from experiments.mnist.tables import write_sections
+from experiments.pages import write_sections
 from rigl_keras.common import tables
-from rigl_keras.program import files
+from rigl_keras.plots import style
+from rigl_keras.program import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "docs" / "results" / "initialization"
+FILE = "runs.jsonl"
+IDENTITY = ("network", "masks", "sparsity", "seed")
 NORMALIZED = {"resnet50"}  # in training mode their signals are others
 _TINY = np.finfo(np.float32).tiny  # A signal of 0 has no logarithm.
 
 
-def gather(settings, folder):
-    """What was measured: dict from (network, masks, sparsity) to lists over seeds."""
-    found = {}
+def gather(settings, records):
+    """The records of some settings: dict from (network, masks, sparsity) to lists.
+
+    Args:
+      settings: list of `Setting`.
+      records: dict from (network, masks, sparsity, seed) to records.
+    """
+    gathered = {}
     for setting in settings:
-        record = files.read_json(setting.path(folder))
-        if record is not None:
-            key = setting.network, setting.masks, setting.sparsity
-            found.setdefault(key, []).append(record)
-    return found
+        network, masks, sparsity, seed = dataclasses.astuple(setting)
+        if (network, masks, sparsity, seed) in records:
+            by_seed = gathered.setdefault((network, masks, sparsity), [])
+            by_seed.append(records[network, masks, sparsity, seed])
+    return gathered
 
 
-def series(found, network, masks, init, name):
+def series(gathered, network, masks, init, name):
     """The numbers of one name by sparsity: dict from sparsities to lists over seeds."""
     values = {}
     for sparsity in SPARSITIES:
-        records = found.get((network, masks if sparsity else "uniform", sparsity), [])
+        records = gathered.get(
+            (network, masks if sparsity else "uniform", sparsity), []
+        )
         if records:
             values[sparsity] = [record["inits"][init][name] for record in records]
     return values
@@ -70,25 +81,23 @@ _ROWS = {
 _BY_LAYER = ("layer_std", "kernel_norms")
 
 
-def draw(found, network, path):
+def draw(gathered, network, path):
     """Draws a network's figure: over sparsity, and layer by layer at 80 %.
 
     Args:
-      found: what `gather` returns.
+      gathered: what `gather` returns.
       network: key of `NETWORKS`.
       path: where to write the figure; the ending says the format.
     """
-    from rigl_keras.plots import style
-
-    kinds = [masks for masks in MASKS if (network, masks, SHOWN) in found]
+    kinds = [masks for masks in MASKS if (network, masks, SHOWN) in gathered]
     with style.figure(path, columns=len(kinds), rows=len(_ROWS)) as axes:
         for row, name in enumerate(_ROWS):
             panels = axes[row * len(kinds) : (row + 1) * len(kinds)]
             for panel, masks in zip(panels, kinds, strict=True):
                 if name in _BY_LAYER:
-                    _draw_by_layer(panel, found, network, masks, name)
+                    _draw_by_layer(panel, gathered, network, masks, name)
                 else:
-                    _draw_over_sparsity(panel, found, network, masks, name)
+                    _draw_over_sparsity(panel, gathered, network, masks, name)
                 panel.set_yscale("log")
                 panel.set_ylabel(_ROWS[name])
                 panel.set_title(MASKS[masks])
@@ -99,14 +108,14 @@ def draw(found, network, path):
         style.legend_beside(by_layer)
 
 
-def _draw_over_sparsity(axis, found, network, masks, name):
+def _draw_over_sparsity(axis, gathered, network, masks, name):
     """Draws means over the seeds, and bands from the least to the greatest."""
     lines = [(init, name, look) for init, look in _looks().items()]
     if name == "output_std" and network in NORMALIZED:
         dotted = {"lw": 1.5, "linestyle": ":"}
         lines += [(init, "training_std", {**look, **dotted}) for init, _, look in lines]
     for init, measured, look in lines:
-        values = series(found, network, masks, init, measured)
+        values = series(gathered, network, masks, init, measured)
         x = [f"{sparsity:.0%}" for sparsity in values]
         seeds = values.values()
         axis.plot(x, list(map(np.mean, seeds)), marker=".", **look)
@@ -115,13 +124,13 @@ def _draw_over_sparsity(axis, found, network, masks, name):
     axis.set_xlabel("sparsity")
 
 
-def _draw_by_layer(axis, found, network, masks, name):
+def _draw_by_layer(axis, gathered, network, masks, name):
     """Draws geometric means over the seeds, layer by layer."""
     lines = [(masks, SHOWN, init, look) for init, look in _looks().items()]
     reference = {"color": "black", "lw": 0.8}
     lines.append(("uniform", 0.0, "dense", reference))
     for kind, sparsity, init, look in lines:
-        records = found.get((network, kind, sparsity), [])
+        records = gathered.get((network, kind, sparsity), [])
         values = [list(record["inits"][init][name].values()) for record in records]
         if values:
             means = np.exp(np.log(np.maximum(values, _TINY)).mean(0))
@@ -132,8 +141,6 @@ def _draw_by_layer(axis, found, network, masks, name):
 
 def _looks():
     """How each init is drawn: the unit-scaled within the layer-scaled, often equal."""
-    from rigl_keras.plots import style
-
     widths = {"dense": 1.5, "layer-scaled": 4, "unit-scaled": 1.5}
     return {
         init: {**style.line(index), "lw": widths[init]}
@@ -154,14 +161,15 @@ _COLUMNS = {
 }
 
 
-def table(found, network):
+def table(gathered, network):
     """The rows of a network's table: without masks, then masks and inits at 80 %."""
     cells = [("uniform", 0.0, "dense")]
     cells += [(masks, SHOWN, init) for masks in MASKS for init in INITS]
     rows = [["masks", "initialisation", *_COLUMNS.values()]]
     for masks, sparsity, init in cells:
         values = [
-            series(found, network, masks, init, name).get(sparsity) for name in _COLUMNS
+            series(gathered, network, masks, init, name).get(sparsity)
+            for name in _COLUMNS
         ]
         if all(values):
             kind = MASKS[masks] if sparsity else "none"
@@ -169,11 +177,13 @@ def table(found, network):
     return rows
 
 
-def table_over_sparsity(found, network, name="output_std"):
+def table_over_sparsity(gathered, network, name="output_std"):
     """The rows of one measure over sparsity, for each kind of masks and init."""
-    rows = [["masks", "initialisation", *(f"{each:.0%}" for each in SPARSITIES)]]
+    rows = [
+        ["masks", "initialisation", *(f"{sparsity:.0%}" for sparsity in SPARSITIES)]
+    ]
     for masks, init in itertools.product(MASKS, INITS):
-        values = series(found, network, masks, init, name)
+        values = series(gathered, network, masks, init, name)
         if SHOWN in values:
             cells = [_spread(values[s]) if s in values else "" for s in SPARSITIES]
             rows.append([MASKS[masks], init, *cells])
@@ -195,18 +205,26 @@ def _number(value, digits):
     )
 
 
-def write(found, folder):
-    """Writes figures and tables of what is there."""
-    sections = {}
-    for network in NETWORKS:
-        if (network, "uniform", SHOWN) not in found:
-            continue
-        draw(found, network, folder / f"{network}.png")
-        sections[network] = tables.markdown(table(found, network)) + "\n"
+def sections(gathered):
+    """The tables of the networks that were measured: dict from names to Markdown."""
+    rows = {}
+    for network in measured_networks(gathered):
+        rows[network] = table(gathered, network)
         for name in ("output_std", "gradient_norm"):
-            rows = table_over_sparsity(found, network, name)
-            sections[f"{network} {name}"] = tables.markdown(rows) + "\n"
-    write_sections(folder / "README.md", sections)
+            rows[f"{network} {name}"] = table_over_sparsity(gathered, network, name)
+    return {name: tables.markdown(lines) + "\n" for name, lines in rows.items()}
+
+
+def measured_networks(gathered):
+    """The networks that were measured at the sparsity of the layer-by-layer panels."""
+    return [name for name in NETWORKS if (name, "uniform", SHOWN) in gathered]
+
+
+def write(gathered, folder):
+    """Writes figures and tables of what was measured."""
+    for network in measured_networks(gathered):
+        draw(gathered, network, folder / f"{network}.png")
+    write_sections(folder / "README.md", sections(gathered))
 
 
 def main(arguments=None):
@@ -219,14 +237,14 @@ def main(arguments=None):
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     settings = all_settings(options.seeds)
-    for setting in settings:
-        path = setting.path(folder)
-        if options.figures or path.exists():
-            continue
-        record = measure(setting, Scale())
-        files.write_json(path, record)
-        print(f"{path.name}: {record['seconds']} s", flush=True)
-    write(gather(settings, folder), folder)
+    records = sweep.read_records(folder / FILE, IDENTITY)
+    for setting in [] if options.figures else settings:
+        identity = dataclasses.astuple(setting)
+        if identity not in records:
+            records[identity] = measure(setting, Scale())
+            sweep.write_records(folder / FILE, records)
+            print(f"{setting}: {records[identity]['seconds']} s", flush=True)
+    write(gather(settings, records), folder)
     return 0
 
 

@@ -156,20 +156,20 @@ def barriers(arrays):
 
     "None" is less than a tenth of scratch's; 0.1 nats are the least to be called one.
     """
-    found = {}
+    measures = {}
     for label in ("Lottery", "Scratch"):
         for moment, measure in (("start", "climb"), ("end", "barrier")):
-            found[label, moment] = arrays[f"{label}, from its {moment}/{measure}"]
+            measures[label, moment] = arrays[f"{label}, from its {moment}/{measure}"]
     return [
         row(
             f"From its {moment}, scratch meets a barrier on the line to the pruned "
             "solution and the lottery ticket none",
             "Figure 5c",
             f"{measure} of the loss: lottery at most "
-            f"{found['Lottery', moment].max():.3f}, scratch at least "
-            f"{found['Scratch', moment].min():.3f} nats",
-            found["Scratch", moment].min()
-            > max(0.1, 10 * found["Lottery", moment].max()),
+            f"{measures['Lottery', moment].max():.3f}, scratch at least "
+            f"{measures['Scratch', moment].min():.3f} nats",
+            measures["Scratch", moment].min()
+            > max(0.1, 10 * measures["Lottery", moment].max()),
         )
         for moment, measure in (("start", "climb"), ("end", "barrier"))
     ]

@@ -1,5 +1,15 @@
 """The analyses that make the paper's figures and Table 3 from the runs on MNIST."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.mnist.claims import HEAD, claims
+from experiments.pages import write_sections
+from rigl_keras import analyze
+from rigl_keras.common import tables
+from rigl_keras.program import files
+
 # label -> folder of the runs; "+" is the paper's sign for the unit-scaled init.
 _FLOW = {
     "Dense": "dense",
@@ -86,3 +96,39 @@ def hessian(runs):
         "--gin_config=mnist/hessian.gin",
         f"--gin_bindings=hessian.ckpt_ids={_HESSIAN_STEPS}",
     ]
+
+
+def make(runs, output):
+    """Makes all figures of the paper, and checks its claims.
+
+    Args:
+      runs: path of the folder of the runs, as a string.
+      output: path of the folder of paper.md and figures/.
+
+    Returns:
+      The exit code: 1 when an analysis failed.
+    """
+    command = [sys.executable, "-m", "rigl_keras.train", *hessian(runs)]
+    subprocess.run(command, check=True)
+    folder = output / "figures"
+    for arguments in analyses(runs):
+        if analyze.main([*arguments, f"--out={folder}"]):
+            return 1
+    checked = tables.markdown([HEAD, *claims(Path(runs), folder)]) + "\n"
+    sections = {**figure_tables(folder), "claims": checked}
+    write_sections(output / "paper.md", sections)
+    return 0
+
+
+def figure_tables(folder):
+    """The tables beside the figures: dict from names of figures to Markdown.
+
+    Args:
+      folder: path of what `analyses` wrote.
+    """
+    names = [arguments[1].removeprefix("--name=") for arguments in analyses("")]
+    shown = {name: files.read_json(folder / f"{name}.json")["table"] for name in names}
+    return {
+        name: tables.markdown([table["columns"], *table["rows"]]) + "\n"
+        for name, table in shown.items()
+    }

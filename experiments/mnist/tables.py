@@ -7,15 +7,13 @@ that neither shows a difference.
 """
 
 import dataclasses
-import json
 import math
-import shlex
 
 import numpy as np
 from scipy import stats
 
 from experiments.mnist.cells import PLATEAU, STUDIES
-from rigl_keras.program.sweep import all_runs
+from experiments.pages import write_sections
 
 PAPER_SEEDS = 5
 LEVEL = 0.95
@@ -118,140 +116,72 @@ def _verdict(stuck, seeds, paper, difference, interval):
     return "higher" if low > 0 else "lower"
 
 
-def gather(cells, folder):
-    """The finished runs of each cell as a list of dicts, for JSON and the table.
+HEAD = [
+    "experiment",
+    "paper, 5 seeds",
+    "stuck there",
+    "ours, by seed",
+    "stuck",
+    "mean ± std of the trained",
+    "difference, 95 % interval",
+    "verdict",
+]
+
+
+def rows(study, cells, records):
+    """A table's rows, one for each cell that has records.
 
     Args:
+      study: key of `STUDIES`.
       cells: list of `Cell`.
-      folder: of the runs.
+      records: dict from (study, cell, seed) to records.
+
+    Returns:
+      Lists of strings, as `HEAD`.
     """
-    rows = []
-    for cell in cells:
-        runs = [run for run in runs_there(cell, folder) if run.result()]
-        if runs:
-            rows.append(row(cell, runs))
-    return rows
+    accuracies = {cell.name: [] for cell in cells}
+    for (of_study, name, _), record in sorted(records.items()):
+        if of_study == study and name in accuracies:
+            accuracies[name].append(100 * record["test_accuracy"])
+    return [row(cell, accuracies[cell.name]) for cell in cells if accuracies[cell.name]]
 
 
-def runs_there(cell, folder):
-    """All runs of a cell that have a folder, by seed."""
-    seeds = sorted(
-        int(path.name.removeprefix("seed"))
-        for path in (folder / cell.name).glob("seed*")
-        if path.is_dir()
-    )
-    return all_runs([cell], folder, seeds) if seeds else []
-
-
-def row(cell, runs):
-    """One cell's results beside the paper's."""
-    results = [run.result() for run in runs]
-    accuracies = [100 * result["test_accuracy"] for result in results]
-    return {
-        "name": cell.name,
-        "title": cell.title,
-        "seeds": [run.seed for run in runs],
-        "test_accuracy": accuracies,
-        **dataclasses.asdict(compare(accuracies, cell.paper)),
-        "paper": cell.paper and dataclasses.asdict(cell.paper),
-        "sparsity": results[0]["sparsity"],
-        "steps": results[0]["steps"],
-        "gin_config": cell.configs,
-        "gin_bindings": cell.bindings,
-        "run_seeds": [result["seeds"] for result in results],
-        "versions": results[0]["versions"],
-        "git_revision": sorted({str(result["git_revision"]) for result in results}),
-        "machine": results[0]["machine"],
-    }
-
-
-def markdown(rows):
-    """The table as Markdown."""
-    head = [
-        "experiment",
-        "paper, 5 seeds",
-        "stuck there",
-        "ours, by seed",
-        "stuck",
-        "mean ± std of the trained",
-        "difference, 95 % interval",
-        "verdict",
+def row(cell, accuracies):
+    """One cell's test accuracies in % beside the paper's."""
+    paper, ours = cell.paper, compare(accuracies, cell.paper)
+    difference = "" if ours.difference is None else f"{ours.difference:+.2f}"
+    if ours.interval is not None:
+        low, high = ours.interval
+        difference += f" ({low:+.2f} to {high:+.2f})"
+    return [
+        cell.title,
+        f"{paper.mean:.2f} ± {paper.std:.2f}" if paper else "",
+        f"{paper.stuck} of {PAPER_SEEDS}" if paper else "",
+        ", ".join(f"{accuracy:.2f}" for accuracy in accuracies),
+        f"{ours.stuck} of {len(accuracies)}",
+        "" if ours.mean is None else f"{ours.mean:.2f} ± {ours.std:.2f}",
+        difference,
+        ours.verdict,
     ]
-    lines = [head, ["---"] * len(head), *(_cells(each) for each in rows)]
+
+
+def markdown(lines):
+    """A head and rows as Markdown, not padded: the titles are long."""
+    head, *rest = lines
+    lines = [head, ["---"] * len(head), *rest]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _cells(each):
-    paper, interval = each["paper"], each["interval"]
-    mean, difference = each["mean"], each["difference"]
-    compared = "" if difference is None else f"{difference:+.2f}"
-    if interval is not None:
-        compared += f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
-    return [
-        each["title"],
-        f"{paper['mean']:.2f} ± {paper['std']:.2f}" if paper else "",
-        f"{paper['stuck']} of {PAPER_SEEDS}" if paper else "",
-        ", ".join(f"{a:.2f}" for a in each["test_accuracy"]),
-        f"{each['stuck']} of {len(each['seeds'])}",
-        "" if mean is None else f"{mean:.2f} ± {each['std']:.2f}",
-        compared,
-        each["verdict"],
-    ]
-
-
-def write_runs(cells, folder, output):
-    """Writes a small JSON file for every finished run: its result and its command.
+def write_tables(study, records, output):
+    """Writes a study's tables between the marks of its page.
 
     Args:
-      cells: list of `Cell`.
-      folder: of the runs.
-      output: folder for CELL/seedN.json.
+      study: key of `STUDIES`.
+      records: dict from (study, cell, seed) to records.
+      output: path of the folder of STUDY.md.
     """
-    for cell in cells:
-        for run in runs_there(cell, folder):
-            result = run.result()
-            if result is None:
-                continue
-            command = ["python", *run.command(None)[1:]]
-            text = json.dumps({"command": shlex.join(command), **result}, indent=1)
-            path = output / cell.name / f"seed{run.seed}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Where they lay says nothing, and is not for others to read.
-            path.write_text(text.replace(str(folder), "runs/mnist") + "\n")
-
-
-def write_tables(study, folder, output):
-    """Writes a study's results as JSON and its tables between the marks of a page.
-
-    Args:
-      study: name in `STUDIES`.
-      folder: of the runs.
-      output: folder for STUDY.json and STUDY.md.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    tables = {name: gather(cells, folder) for name, cells in STUDIES[study].items()}
-    (output / f"{study}.json").write_text(json.dumps(tables, indent=1) + "\n")
-    sections = {name: markdown(rows) for name, rows in tables.items()}
+    sections = {
+        name: markdown([HEAD, *rows(study, cells, records)])
+        for name, cells in STUDIES[study].items()
+    }
     write_sections(output / f"{study}.md", sections)
-
-
-def write_sections(page, sections):
-    """Replaces what stands between the marks of names in a page.
-
-    Args:
-      page: its path; made where it is not there.
-      sections: dict from names to texts.
-    """
-    text = page.read_text() if page.exists() else ""
-    for name, content in sections.items():
-        text = with_section(text, name, content)
-    page.write_text(text)
-
-
-def with_section(text, name, content):
-    """A page's text with what stands between the marks of a name replaced."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, mark, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    separator = "" if mark or not text else "\n"
-    return f"{before}{separator}{begin}{content}{end}{after}"

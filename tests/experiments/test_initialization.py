@@ -1,16 +1,18 @@
 """The script that measures large networks at initialisation, on small ones."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
 from tensorflow import keras
 
 import rigl_keras
+from experiments import pages
 from experiments.initialization import measures
 from experiments.initialization import reproduce as script
 from rigl_keras import networks
 from rigl_keras.core import distributions
+from rigl_keras.program import sweep
 
 pytestmark = pytest.mark.one_keras
 
@@ -30,14 +32,14 @@ def measured():
 
 def test_settings_are_distinct_and_those_of_the_layer_by_layer_figures_come_first():
     settings = script.all_settings(seeds=(0, 1))
-    assert len({setting.path(script.OUTPUT) for setting in settings}) == len(settings)
+    assert len(set(settings)) == len(settings)
     for network in script.NETWORKS:
         own = [setting for setting in settings if setting.network == network]
         is_first = [setting.sparsity in (0.0, script.SHOWN) for setting in own]
         assert is_first == sorted(is_first, reverse=True)
         dense = {setting.masks for setting in own if setting.sparsity == 0}
         assert dense == {"uniform"}
-        shown = {each.masks for each in own if each.sparsity == script.SHOWN}
+        shown = {setting.masks for setting in own if setting.sparsity == script.SHOWN}
         assert shown == set(script.MASKS)
 
 
@@ -46,7 +48,7 @@ def test_erk_masks_have_the_counts_of_sparsify_and_name_dense_kernels_too():
     masks = measures.erk_masks(model, 0.8, seed=3)
     shapes = {path: mask.shape for path, mask in masks.items()}
     assert list(shapes) == [
-        each.path for each in rigl_keras.sparse_kernels(sparse(model, 0.0))
+        kernel.path for kernel in rigl_keras.sparse_kernels(sparse(model, 0.0))
     ]
     for path, sparsity in distributions.erk(shapes, 0.8).items():
         expected = distributions.active_count(masks[path].size, sparsity)
@@ -100,12 +102,13 @@ def test_only_what_is_missing_is_measured(tmp_path, monkeypatch):
     def measure(setting, scale):
         made.append(setting)
         assert scale == measures.Scale()
-        return {"seconds": 0, "seed": setting.seed}
+        return {**dataclasses.asdict(setting), "seconds": 0}
 
     monkeypatch.setattr(script, "measure", measure)
-    monkeypatch.setattr(script, "write", lambda found, folder: written.append(found))
+    monkeypatch.setattr(script, "write", lambda records, _: written.append(records))
     settings = script.all_settings([0, 1])
-    settings[3].path(tmp_path).write_text(json.dumps({"seed": settings[3].seed}))
+    before = {dataclasses.astuple(settings[3]): dataclasses.asdict(settings[3])}
+    sweep.write_records(tmp_path / script.FILE, before)
     arguments = [f"--out={tmp_path}", "--seeds", "0", "1"]
     assert script.main([*arguments, "--figures"]) == 0
     assert not made
@@ -116,6 +119,14 @@ def test_only_what_is_missing_is_measured(tmp_path, monkeypatch):
     assert len(made) == len(settings) - 1
     for records in written[1].values():
         assert [record["seed"] for record in records] == [0, 1]
+
+
+def test_the_pages_tables_are_those_of_the_published_records():
+    records = sweep.read_records(script.OUTPUT / script.FILE, script.IDENTITY)
+    gathered = script.gather(script.all_settings(), records)
+    page = (script.OUTPUT / "README.md").read_text()
+    for name, table in script.sections(gathered).items():
+        assert pages.with_section(page, name, table) == page
 
 
 def test_figure_and_tables_show_what_is_there(measured, tmp_path):
