@@ -61,7 +61,7 @@ class _Stopwatch:
         self._has_trained |= is_first
 
 
-def measure(config, steps, log_freq, save_freq):
+def measure(config, *, steps, log_freq, save_freq):
     """Trains by `rigl_keras.train`, in a fresh process.
 
     Args:

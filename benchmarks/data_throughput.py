@@ -7,20 +7,21 @@ that what else runs on the machine falls on all alike, and the medians are given
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from benchmarks.turns import by_clock, take_turns, timed
 from rigl_keras import data
 
 
-def readers(name, data_dir, preprocessing, batch_size, images):
+def readers(name, data_dir, *, preprocessing, batch_size, images):
     """What is measured: dict from names to functions that read `images` images."""
     ours = data.load(name, data_dir, preprocessing=preprocessing)
     if not isinstance(ours, data.StreamedImages):
@@ -55,12 +56,47 @@ def readers(name, data_dir, preprocessing, batch_size, images):
     }
 
 
-def measure(make):
-    """Reads a data set to its end; (seconds, seconds of all cores' work)."""
-    dataset = make()
-    wall, work = time.perf_counter(), time.process_time()
-    dataset.reduce(0, lambda count, _: count + 1)
-    return time.perf_counter() - wall, time.process_time() - work
+def read(make):
+    """Makes a data set and reads it to its end."""
+    make().reduce(0, lambda count, _: count + 1)
+
+
+def measure(makers, images, repetitions):
+    """Times the readers in turn.
+
+    Args:
+      makers: what `readers` returns.
+      images: int, how many each reads in a turn.
+      repetitions: int >= 1, turns of each.
+
+    Returns:
+      A dict from names to dicts of medians.
+    """
+    for make in makers.values():  # Reads the files from disk and makes the graphs.
+        read(make)
+    contestants = {
+        name: timed(functools.partial(read, make)) for name, make in makers.items()
+    }
+    times = by_clock(take_turns(contestants, repetitions))
+    return {
+        name: {
+            "images_per_second": images / statistics.median(times["wall"][name]),
+            "images_per_core_second": images / statistics.median(times["cpu"][name]),
+        }
+        for name in makers
+    }
+
+
+def show(medians):
+    """Prints what `measure` returns as a table."""
+    print(f"{'':20}{'images/s':>12}{'per core':>12}{'of decoding':>14}")
+    decoding = medians["TFDS, decoded"]["images_per_core_second"]
+    for name, row in medians.items():
+        core = row["images_per_core_second"]
+        print(
+            f"{name:20}{row['images_per_second']:12.0f}{core:12.0f}"
+            f"{core / decoding:14.2f}"
+        )
 
 
 def main():
@@ -78,33 +114,17 @@ def main():
     if not images:
         parser.error("--images must be --batch_size or more")
     makers = readers(
-        args.name, args.data_dir, args.preprocessing, args.batch_size, images
+        args.name,
+        args.data_dir,
+        preprocessing=args.preprocessing,
+        batch_size=args.batch_size,
+        images=images,
     )
-    times = {name: [] for name in makers}
-    # The first turn reads the files from disk and makes the graphs.
-    for turn in range(1 + args.repetitions):
-        for name, make in makers.items():
-            seconds = measure(make)
-            if turn:
-                times[name].append(seconds)
-    table = {
-        name: {
-            "images_per_second": images / statistics.median(wall for wall, _ in each),
-            "images_per_core_second": images / statistics.median(w for _, w in each),
-        }
-        for name, each in times.items()
-    }
+    medians = measure(makers, images, args.repetitions)
     print(f"{args.name}, {os.cpu_count()} cores, TensorFlow {tf.__version__}")
-    print(f"{'':20}{'images/s':>12}{'per core':>12}{'of decoding':>14}")
-    decoding = table["TFDS, decoded"]["images_per_core_second"]
-    for name, row in table.items():
-        core = row["images_per_core_second"]
-        print(
-            f"{name:20}{row['images_per_second']:12.0f}{core:12.0f}"
-            f"{core / decoding:14.2f}"
-        )
+    show(medians)
     if args.json:
-        args.json.write_text(json.dumps(table, indent=2) + "\n")
+        args.json.write_text(json.dumps(medians, indent=2) + "\n")
 
 
 if __name__ == "__main__":

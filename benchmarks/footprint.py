@@ -27,7 +27,7 @@ METHODS = {
 _LOOKS = 3
 
 
-def measure_memory(method, width=2048, batch_size=128, steps=60):
+def measure_memory(method, *, width=2048, batch_size=128, steps=60):
     """Trains an MLP of two hidden layers and looks at the memory; in a fresh process.
 
     Args:
@@ -43,7 +43,7 @@ def measure_memory(method, width=2048, batch_size=128, steps=60):
       None where the C library does not tell; "growth_steps", how many steps those are.
     """
     model = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=(width, width))
-    weights = sum(math.prod(each.variable.shape) for each in find_kernels(model))
+    weights = sum(math.prod(kernel.variable.shape) for kernel in find_kernels(model))
     callbacks = []
     if METHODS[method] is not None:
         model = rigl_keras.sparsify(model, SPARSITY, distribution="uniform", seed=0)
@@ -96,12 +96,12 @@ class _Memory(keras.callbacks.Callback):
 
 def _bytes_of_variables():
     gc.collect()
-    found = {
-        id(each): each.shape.num_elements() * each.dtype.size
-        for each in gc.get_objects()
-        if isinstance(each, tf.Variable)
+    sizes = {
+        id(item): item.shape.num_elements() * item.dtype.size
+        for item in gc.get_objects()
+        if isinstance(item, tf.Variable)
     }
-    return sum(found.values())
+    return sum(sizes.values())
 
 
 class _Allocations(ctypes.Structure):
@@ -125,8 +125,8 @@ def _allocated():
     if mallinfo is None:
         return None
     mallinfo.restype = _Allocations
-    found = mallinfo()
-    return found.uordblks + found.hblkhd
+    allocations = mallinfo()
+    return allocations.uordblks + allocations.hblkhd
 
 
 # The first line is what every user of the package has imported anyway.

@@ -30,8 +30,8 @@ def measure(rounds=6):
             unit_scaled_init(mask, "fanin_normal", 2.0, seed=seed).numpy()
 
     draw()
-    found = take_turns({"initialization": timed(draw)}, rounds)
-    return {"weights": sum(mask.size for mask in masks), **by_clock(found)}
+    results = take_turns({"initialization": timed(draw)}, rounds)
+    return {"weights": sum(mask.size for mask in masks), **by_clock(results)}
 
 
 def _mask(kernel, index):

@@ -68,11 +68,11 @@ def measure(size, jit_compile=False, rounds=5):
     masks = {name: call() for name, call in calls.items()}
     for name, mask in masks.items():
         assert np.array_equal(mask, masks["radix"]), f"{name} chose others at {size}"
-    found = take_turns({name: timed(call) for name, call in calls.items()}, rounds)
-    return {"size": size, "jit_compile": jit_compile, **by_clock(found)}
+    results = take_turns({name: timed(call) for name, call in calls.items()}, rounds)
+    return {"size": size, "jit_compile": jit_compile, **by_clock(results)}
 
 
-def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
+def measure_updates(sizes, *, jit_compile=False, sorts_up_to=0, rounds=5):
     """Times RigL's choice of new masks, for kernels of several sizes.
 
     Args:
@@ -89,7 +89,9 @@ def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
       AssertionError: when the masks differ.
     """
     ways = ("radix", "sorting")
-    found: dict[str, dict] = {key: {way: [] for way in ways} for key in ("wall", "cpu")}
+    times: dict[str, dict] = {
+        clock: {way: [] for way in ways} for clock in ("wall", "cpu")
+    }
     for size in sizes:
         state = _state(size)
         calls = {"radix": _update(state, top_k_mask, jit_compile)}
@@ -101,10 +103,10 @@ def measure_updates(sizes, jit_compile=False, sorts_up_to=0, rounds=5):
             name: timed(lambda call=call: call().numpy())
             for name, call in calls.items()
         }
-        for key, times in by_clock(take_turns(contestants, rounds)).items():
-            for name in times:
-                found[key][name].append(times[name])
-    return {"sizes": sizes, "jit_compile": jit_compile, **found}
+        for clock, seconds in by_clock(take_turns(contestants, rounds)).items():
+            for way in seconds:
+                times[clock][way].append(seconds[way])
+    return {"sizes": sizes, "jit_compile": jit_compile, **times}
 
 
 def _state(size):

@@ -23,9 +23,6 @@ class Setup:
       steps: training steps that are timed in one turn.
       warm_up: training steps before them.
       turns: how many turns each contestant has.
-      step_limit: the most that a masked training step may cost, as a ratio to a dense
-        one.
-      rigl_limit: likewise with RigL's updates, every 100 steps.
     """
 
     name: str
@@ -36,8 +33,6 @@ class Setup:
     steps: int = 10
     warm_up: int = 2
     turns: int = 9
-    step_limit: float = 1.03
-    rigl_limit: float = 1.05
 
     def batch(self):
         """One batch of normal inputs and random labels, drawn from a fixed seed."""
@@ -64,7 +59,7 @@ def _mobilenet_v2(shape, classes):
     )
 
 
-def _transformer(shape, classes, blocks=2, heads=4):
+def _transformer(shape, classes, *, blocks=2, heads=4):
     """An encoder of attention and Dense layers, on vectors in the place of words."""
     inputs = x = keras.Input(shape)
     width = shape[-1]
@@ -90,8 +85,6 @@ SETUPS = {
             128,
             steps=30,
             turns=15,
-            step_limit=1.10,
-            rigl_limit=1.15,
         ),
         Setup("transformer", _transformer, (64, 256), 16),
         Setup("mobilenet-v2", _mobilenet_v2, _IMAGE, 16, steps=5, turns=11),

@@ -53,7 +53,7 @@ class _Contestant:
       jit_compile: whether XLA compiles the training step.
     """
 
-    def __init__(self, setup, wrap, callbacks, jit_compile):
+    def __init__(self, setup, wrap, callbacks, *, jit_compile):
         self._steps, self._warm_up = setup.steps, setup.warm_up
         self._data = setup.data()
         keras.utils.set_random_seed(0)
@@ -91,7 +91,7 @@ class _Contestant:
         }
 
     def _mean_update(self, key):
-        return statistics.fmean(each[key] for each in self._updates or [{key: 0.0}])
+        return statistics.fmean(times[key] for times in self._updates or [{key: 0.0}])
 
 
 def _sparse(model):
@@ -103,7 +103,7 @@ def _sparse(model):
 
 def _contestants(setup, jit_compile):
     def make(wrap, *callbacks):
-        return _Contestant(setup, wrap, callbacks, jit_compile)
+        return _Contestant(setup, wrap, callbacks, jit_compile=jit_compile)
 
     rare, always = {"update_freq": _NEVER}, {"update_freq": 1}
     return {
@@ -131,7 +131,7 @@ def _tfmot(frequency, make):
     )
 
 
-def measure(setup, jit_compile=False, names=None, rounds=None):
+def measure(setup, jit_compile=False, *, names=None, rounds=None):
     """Times the steps of a setup.
 
     Args:
@@ -149,11 +149,11 @@ def measure(setup, jit_compile=False, names=None, rounds=None):
     makers = _contestants(setup, jit_compile)
     names = names or [name for name in makers if not name.startswith("TFMOT")]
     contestants = {name: makers[name]().turn for name in names}
-    found = take_turns(contestants, rounds or setup.turns)
+    results = take_turns(contestants, rounds or setup.turns)
     return {
         "setup": setup.name,
         "batch_size": setup.batch_size,
         "jit_compile": jit_compile,
         "legacy_keras": os.environ.get("TF_USE_LEGACY_KERAS") == "1",
-        **by_clock(found),
+        **by_clock(results),
     }

@@ -1,8 +1,8 @@
 """Taking turns, and what the times say: medians, ratios and how sure they are.
 
-On a machine with other work, times drift by more than what is to be found out. So
-contestants take turns, each time is compared with that of the same round, and a median
-has an interval.
+On a machine with other work, times drift by more than the differences to be measured.
+So contestants take turns, each time is compared with that of the same round, and every
+median has an interval.
 """
 
 import math
@@ -26,25 +26,6 @@ class Estimate(NamedTuple):
     low: float
     high: float
     rounds: int
-
-    def meets(self, limit):
-        """One of "met", "missed", and "undecided": the limit lies in the interval.
-
-        Of fewer than six rounds their number is added: the interval is not that sure.
-        """
-        verdict = "missed" if self.low > limit else "undecided"
-        return self._noted("met" if self.high <= limit else verdict)
-
-    def exceeds(self, limit):
-        """The same for a limit that is not to be fallen short of."""
-        verdict = "missed" if self.high < limit else "undecided"
-        return self._noted("met" if self.low >= limit else verdict)
-
-    def _noted(self, verdict):
-        """A verdict with the number of rounds, where there were few."""
-        if self.rounds >= 6:
-            return verdict
-        return f"{verdict} ({self.rounds} round{'s' * (self.rounds > 1)})"
 
 
 def estimate(values):
@@ -80,12 +61,12 @@ def take_turns(contestants, rounds):
     Returns:
       A dict from names to lists of what the functions return, round by round.
     """
-    found = {name: [] for name in contestants}
+    results = {name: [] for name in contestants}
     order = random.Random(0)
     for _ in range(rounds):
         for name in order.sample(list(contestants), len(contestants)):
-            found[name].append(contestants[name]())
-    return found
+            results[name].append(contestants[name]())
+    return results
 
 
 def timed(function):
@@ -105,14 +86,14 @@ def timed(function):
     return call
 
 
-def by_clock(found):
-    """What `take_turns` found, where each result is a dict: by that dict's keys first.
+def by_clock(results):
+    """Results of `take_turns` that are dicts, by the keys of these dicts first.
 
     Returns:
       A dict from keys, such as "wall", to dicts from names to lists of values.
     """
-    keys = next(iter(found.values()))[0]
+    keys = next(iter(results.values()))[0]
     return {
-        key: {name: [each[key] for each in turns] for name, turns in found.items()}
+        key: {name: [turn[key] for turn in turns] for name, turns in results.items()}
         for key in keys
     }

@@ -59,7 +59,7 @@ def gather(settings, records):
     return gathered
 
 
-def series(gathered, network, masks, init, name):
+def series(gathered, network, masks, *, init, name):
     """The numbers of one name by sparsity: dict from sparsities to lists over seeds."""
     values = {}
     for sparsity in SPARSITIES:
@@ -94,10 +94,8 @@ def draw(gathered, network, path):
         for row, name in enumerate(_ROWS):
             panels = axes[row * len(kinds) : (row + 1) * len(kinds)]
             for panel, masks in zip(panels, kinds, strict=True):
-                if name in _BY_LAYER:
-                    _draw_by_layer(panel, gathered, network, masks, name)
-                else:
-                    _draw_over_sparsity(panel, gathered, network, masks, name)
+                fill = _draw_by_layer if name in _BY_LAYER else _draw_over_sparsity
+                fill(panel, gathered, network=network, masks=masks, name=name)
                 panel.set_yscale("log")
                 panel.set_ylabel(_ROWS[name])
                 panel.set_title(MASKS[masks])
@@ -108,14 +106,14 @@ def draw(gathered, network, path):
         style.legend_beside(by_layer)
 
 
-def _draw_over_sparsity(axis, gathered, network, masks, name):
+def _draw_over_sparsity(axis, gathered, *, network, masks, name):
     """Draws means over the seeds, and bands from the least to the greatest."""
     lines = [(init, name, look) for init, look in _looks().items()]
     if name == "output_std" and network in NORMALIZED:
         dotted = {"lw": 1.5, "linestyle": ":"}
         lines += [(init, "training_std", {**look, **dotted}) for init, _, look in lines]
     for init, measured, look in lines:
-        values = series(gathered, network, masks, init, measured)
+        values = series(gathered, network, masks, init=init, name=measured)
         x = [f"{sparsity:.0%}" for sparsity in values]
         seeds = values.values()
         axis.plot(x, list(map(np.mean, seeds)), marker=".", **look)
@@ -124,7 +122,7 @@ def _draw_over_sparsity(axis, gathered, network, masks, name):
     axis.set_xlabel("sparsity")
 
 
-def _draw_by_layer(axis, gathered, network, masks, name):
+def _draw_by_layer(axis, gathered, *, network, masks, name):
     """Draws geometric means over the seeds, layer by layer."""
     lines = [(masks, SHOWN, init, look) for init, look in _looks().items()]
     reference = {"color": "black", "lw": 0.8}
@@ -168,7 +166,7 @@ def table(gathered, network):
     rows = [["masks", "initialisation", *_COLUMNS.values()]]
     for masks, sparsity, init in cells:
         values = [
-            series(gathered, network, masks, init, name).get(sparsity)
+            series(gathered, network, masks, init=init, name=name).get(sparsity)
             for name in _COLUMNS
         ]
         if all(values):
@@ -183,7 +181,7 @@ def table_over_sparsity(gathered, network, name="output_std"):
         ["masks", "initialisation", *(f"{sparsity:.0%}" for sparsity in SPARSITIES)]
     ]
     for masks, init in itertools.product(MASKS, INITS):
-        values = series(gathered, network, masks, init, name)
+        values = series(gathered, network, masks, init=init, name=name)
         if SHOWN in values:
             cells = [_spread(values[s]) if s in values else "" for s in SPARSITIES]
             rows.append([MASKS[masks], init, *cells])

@@ -126,7 +126,7 @@ def inverted_cell(init):
     )
 
 
-def lottery_cell(name, title, weight_decay, seed_offset=100):
+def lottery_cell(name, title, weight_decay, *, seed_offset=100):
     """The cell of the lottery ticket, whose released recipe has no weight decay."""
     return Cell(
         name,
@@ -221,51 +221,58 @@ def table_2():
 
 def table_3():
     """Table 3: five networks from one pruned one, each in another order of the data."""
-    unit = INITS["unit_fanavg"][1]
     return [
         _similar(
             "lottery",
             "Lottery",
             "mnist/lottery.gin",
-            Paper(98.52, 0.02),
-            {"network.weight_decay": 5e-4},
+            paper=Paper(98.52, 0.02),
+            bindings={"network.weight_decay": 5e-4},
             parent_weights=0,
         ),
-        # One seed for all, which is not the pruned network's: the same initial weights.
+        *_similar_from_scratch(),
+        _similar(
+            "restart",
+            "Prune restart",
+            "mnist/prune_restart.gin",
+            paper=Paper(98.60, 0.01),
+            parent_weights=LAST_STEP,
+        ),
+    ]
+
+
+def _similar_from_scratch():
+    unit, layer = INITS["unit_fanavg"][1], INITS["layer_fanavg"][1]
+    # One seed for all, which is not the pruned network's: the same initial weights.
+    same_init = {"seeds.init_seed": 300}
+    # The paper does not say which initialisation its own networks have.
+    return [
         _similar(
             "scratch",
             "Scratch, same init",
             "mnist/scratch.gin",
-            Paper(97.04, 0.15),
-            {**unit, "seeds.init_seed": 300},
+            paper=Paper(97.04, 0.15),
+            bindings=unit | same_init,
         ),
-        # The paper does not say which initialisation its own have.
         _similar(
             "scratch_layer",
             "Scratch, same init, layer-scaled",
             "mnist/scratch.gin",
-            Paper(97.04, 0.15),
-            {**INITS["layer_fanavg"][1], "seeds.init_seed": 300},
+            paper=Paper(97.04, 0.15),
+            bindings=layer | same_init,
             seeds=(0, 1),
         ),
         _similar(
             "scratch_other",
             "Scratch, different init",
             "mnist/scratch.gin",
-            Paper(97.19, 0.33),
-            unit,
-        ),
-        _similar(
-            "restart",
-            "Prune restart",
-            "mnist/prune_restart.gin",
-            Paper(98.60, 0.01),
-            parent_weights=LAST_STEP,
+            paper=Paper(97.19, 0.33),
+            bindings=unit,
         ),
     ]
 
 
-def _similar(name, title, file, paper, bindings=None, **options):
+def _similar(name, title, file, *, paper, bindings=None, **options):
     return Cell(
         f"similar_{name}",
         title,
@@ -304,19 +311,19 @@ def others():
 
 def mlp():
     """The perceptron, 98 % sparse; the paper's code has the files and it no numbers."""
-    masks = "mnist_mlp/pruned_masks.gin"
+    masks, masked = "mnist_mlp/pruned_masks.gin", {"parent": "mlp_prune"}
     return [
         _mlp("prune", "Pruned", "mnist_mlp/prune.gin"),
         _mlp("dense", "Dense", "mnist_mlp/dense.gin"),
         _mlp("small_dense", "Small dense", "mnist_mlp/small_dense.gin"),
-        _mlp("lottery", "Lottery", "mnist_mlp/lottery.gin", "mlp_prune", 0),
-        _mlp("scratch", "Scratch", "mnist_mlp/scratch.gin", "mlp_prune"),
-        _mlp("set", "SET", ("mnist_mlp/set.gin", masks), "mlp_prune"),
-        _mlp("rigl", "RigL", ("mnist_mlp/rigl.gin", masks), "mlp_prune"),
+        _mlp("lottery", "Lottery", "mnist_mlp/lottery.gin", parent_weights=0, **masked),
+        _mlp("scratch", "Scratch", "mnist_mlp/scratch.gin", **masked),
+        _mlp("set", "SET", ("mnist_mlp/set.gin", masks), **masked),
+        _mlp("rigl", "RigL", ("mnist_mlp/rigl.gin", masks), **masked),
     ]
 
 
-def _mlp(name, title, files, parent=None, parent_weights=None):
+def _mlp(name, title, files, *, parent=None, parent_weights=None):
     return Cell(
         f"mlp_{name}",
         title,

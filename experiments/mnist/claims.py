@@ -37,7 +37,7 @@ def claims(runs, figures):
     ]
 
 
-def row(claim, paper, measured, holds):
+def row(claim, paper, measured, *, holds):
     """A row of the table."""
     return [claim, paper, measured, "yes" if holds else "no"]
 
@@ -53,7 +53,7 @@ def plateau(runs):
         "leaves it near step 1,000",
         f"test accuracy above 20 % first at steps {listed(late)}; unit-scaled "
         f"{listed(early)}",
-        None not in early and min([*left, np.inf]) > max(early),
+        holds=None not in early and min([*left, np.inf]) > max(early),
     )
 
 
@@ -93,14 +93,14 @@ def gradient_flows(arrays):
             "Figure 2",
             "gradient norm at step 0: "
             + ", ".join(f"{label} {norm:.3f}" for label, norm in first.items()),
-            first["Lottery"] < 1.5 * first["Scratch"] < first["Scratch+"],
+            holds=first["Lottery"] < 1.5 * first["Scratch"] < first["Scratch+"],
         ),
         row(
             "Their gradient flow stays flat",
             "Figure 2",
             "standard deviation of log10 of the gradient norm over the training: "
             + ", ".join(f"{label} {span:.2f}" for label, span in spans.items()),
-            spans["Lottery"] < min(others),
+            holds=spans["Lottery"] < min(others),
         ),
     ]
 
@@ -119,13 +119,13 @@ def improvements(arrays):
             "RigL's updates raise the gradient norm most in the first half",
             "Figure 3",
             f"mean change {first:+.4f} in the first half, {second:+.4f} in the second",
-            first > second and first > 0,
+            holds=first > second and first > 0,
         ),
         row(
             "They raise it more than those of SET and RigL-Inverted",
             "Figure 3",
             ", ".join(f"{label} {mean:+.4f}" for label, mean in means.items()),
-            means["RigL+"] > max(means["SET+"], means["RigL-Inverted+"]),
+            holds=means["RigL+"] > max(means["SET+"], means["RigL-Inverted+"]),
         ),
     ]
 
@@ -140,13 +140,13 @@ def distances(arrays):
             "Lottery tickets start nearer to the pruned solution than scratch",
             "13.61 against 17.46",
             f"L2 distance {start[0]:.2f} against {start[1]:.2f}",
-            start[0] < start[1],
+            holds=start[0] < start[1],
         ),
         row(
             "They end at least twice as near",
             "8.03 against 25.64",
             f"{end[0]:.2f} against {end[1]:.2f}, {end[1] / end[0]:.1f} times",
-            end[1] >= 2 * end[0],
+            holds=end[1] >= 2 * end[0],
         ),
     ]
 
@@ -168,7 +168,7 @@ def barriers(arrays):
             f"{measure} of the loss: lottery at most "
             f"{measures['Lottery', moment].max():.3f}, scratch at least "
             f"{measures['Scratch', moment].min():.3f} nats",
-            measures["Scratch", moment].min()
+            holds=measures["Scratch", moment].min()
             > max(0.1, 10 * measures["Lottery", moment].max()),
         )
         for moment, measure in (("start", "climb"), ("end", "barrier"))
@@ -191,7 +191,7 @@ def ensembles(arrays):
                 paper,
                 f"{disagreement['Lottery']:.4f} against {disagreement[label]:.4f}, "
                 f"{ratios[label]:.1f} times",
-                ratios[label] >= 4,
+                holds=ratios[label] >= 4,
             )
             for label, paper in zip(
                 scratch,
@@ -205,7 +205,7 @@ def ensembles(arrays):
             f"{gain['Scratch']:+.2f}, with different init "
             f"{gain['Scratch, different init']:+.2f}, against {gain['Lottery']:+.2f} "
             "points",
-            min(gain[label] for label in scratch) > gain["Lottery"],
+            holds=min(gain[label] for label in scratch) > gain["Lottery"],
         ),
     ]
 
@@ -220,7 +220,7 @@ def hessian(arrays):
         "extended version",
         f"smallest {before.min():.3f} before and {after.min():.3f} after; {new} lie "
         "below all of before",
-        new > 0,
+        holds=new > 0,
     )
 
 
@@ -235,5 +235,5 @@ def sparser_rigl(runs):
         "At 98 % RigL with the unit-scaled init reaches 96.3 %",
         "96.72 ± 0.23",
         f"{mean:.2f} ± {np.std(accuracies):.2f}, {len(accuracies)} seeds",
-        mean >= 96.3,
+        holds=mean >= 96.3,
     )

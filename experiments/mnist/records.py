@@ -42,7 +42,7 @@ def finished(study, folder):
                 result = run.result()
                 if result is not None:
                     key = study, cell.name, run.seed
-                    records[key] = _record(key, run, result, folder)
+                    records[key] = _record(key, run, result)
     return records
 
 
@@ -56,11 +56,12 @@ def runs_there(cell, folder):
     return sweep.all_runs([cell], folder, seeds) if seeds else []
 
 
-def _record(key, run, result, folder):
+def _record(key, run, result):
+    folder = str(run.folder.parents[1])
     command = shlex.join(["python", *run.command(None)[1:]])
     record = dict(zip(IDENTITY, key, strict=True)) | {"command": command} | result
     # Where the runs lay says nothing, and is not for others to read.
-    return {name: _without_folder(value, str(folder)) for name, value in record.items()}
+    return {name: _without_folder(value, folder) for name, value in record.items()}
 
 
 def _without_folder(value, folder):

@@ -60,7 +60,9 @@ def compare(accuracies, paper):
     if len(trained) and paper.trained is not None:
         difference = mean - paper.trained
         interval = welch(trained, paper)
-    verdict = _verdict(stuck, len(accuracies), paper, difference, interval)
+    verdict = _verdict(
+        stuck, len(accuracies), paper, difference=difference, interval=interval
+    )
     return Comparison(stuck, mean, std, difference, interval, verdict)
 
 
@@ -97,7 +99,7 @@ def welch(ours, paper):
     return difference - room, difference + room
 
 
-def _verdict(stuck, seeds, paper, difference, interval):
+def _verdict(stuck, seeds, paper, *, difference, interval):
     counts = [
         [stuck, seeds - stuck],
         [paper.stuck, PAPER_SEEDS - paper.stuck],
