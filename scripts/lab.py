@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The whole laboratory, small: trains every method on digits and analyses the runs.
 
-Dense, pruned, lottery ticket, scratch, SET, RigL and more, then every analysis, then a
-report as one HTML page. What is there already is not made again.
+It trains dense, pruned, lottery ticket, scratch, SET, RigL and more, makes every
+analysis of them, and reports all on one HTML page. Finished runs are not made again.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rigl_keras import analyze, report
 from rigl_keras.program.sweep import Cell, Runner, all_runs
 
 STEPS = 1000  # as in gin/digits/lab.gin
@@ -53,12 +54,12 @@ def analyses(runs):
     def groups(names):
         return [
             part
-            for each in CELLS
-            if each.name in names
-            for part in ("--group", each.title, str(runs / each.name))
+            for member in CELLS
+            if member.name in names
+            for part in ("--group", member.title, str(runs / member.name))
         ]
 
-    everything = [each.name for each in CELLS]
+    everything = [member.name for member in CELLS]
     reference = ["--reference", str(runs / "prune" / "seed0")]
     return [
         ["signals", "--num_networks=3", "--sparsities", "0.5", "0.8", "0.95", "0.98"],
@@ -110,17 +111,14 @@ def main():
         return 1
     print("\nSpectra of the Hessian", flush=True)
     subprocess.run(hessian(folder / "runs"), check=True)
-    # TensorFlow is not loaded before it is needed.
-    from rigl_keras import analyze, report
-
-    found = folder / "analyses"
+    results = folder / "analyses"
     for arguments in analyses(folder / "runs"):
         print(f"\n== {arguments[0]}", flush=True)
-        if analyze.main([*arguments, f"--out={found}"]):
+        if analyze.main([*arguments, f"--out={results}"]):
             return 1
     print()
     return report.main(
-        [str(folder / "runs"), f"--analyses={found}", f"--out={folder / 'report'}"]
+        [str(folder / "runs"), f"--analyses={results}", f"--out={folder / 'report'}"]
     )
 
 

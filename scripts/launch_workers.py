@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Starts the processes of a training, watches them, and starts them again.
 
-Everything after -- goes to `python -m rigl_keras.train`. A training that another
-worker's loss or a preemption ended (exit code 75, or a signal) goes on from its last
-checkpoint; any other exit code ends it, and is this program's. Each worker's output is
-in <logdir>/logs/worker-<index>.log, that of the first one here is shown too.
+Everything after -- goes to `python -m rigl_keras.train`. When a worker is lost or a
+machine preempted (exit code 75, or a signal), the training goes on from its last
+checkpoint. Any other exit code ends it, and becomes this program's. A worker's output
+is in <logdir>/logs/worker-<index>.log; that of the first one here is shown too.
 
-Needs the standard library alone.
+Needs nothing but the standard library.
 """
 
 import argparse
@@ -78,10 +78,10 @@ class Settings:
 
 def free_ports(count):
     """Ports of the loopback that nothing listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
     return ports
 
 
@@ -117,9 +117,10 @@ class Launcher:
         Returns:
           The exit code: the trainer's, 128 + n after a signal n.
         """
-        # Only noted: an exception could come between a start and its record.
-        for each in STOP_SIGNALS:
-            signal.signal(each, self._note_signal)
+        # Signals are only noted. An exception could come between the start of a process
+        # and its record, and the process would outlive this one.
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note_signal)
         restarts = 0
         while True:
             code = self._attempt()
@@ -144,72 +145,54 @@ class Launcher:
             time.sleep(POLL_SECONDS)
 
     def _attempt(self):
-        """Runs all processes until they are done or one fails.
+        """Runs all processes until all are done or one fails.
 
         Returns:
           The exit code that decides, negative for a signal.
         """
-        processes, output = [], None
+        processes, first_log = [], None
         try:
             for index, environment in self._settings.environments().items():
-                log = self._log_path(index)
-                process, start = self._start(log, environment)
-                processes.append(process)
-                if output is None:
-                    output = Output(log, start)
+                path = self._settings.logdir / "logs" / f"worker-{index}.log"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                first_log = first_log or opened_at_end(path)
+                processes.append(self._start(path, environment))
             while self._signal is None and is_going_on(processes):
-                output.show()
+                show(first_log)
                 time.sleep(POLL_SECONDS)
             return deciding([process.poll() for process in processes])
         finally:
             stop(processes)
-            if output is not None:
-                output.show()
+            if first_log is not None:
+                show(first_log)
+                first_log.close()
 
-    def _log_path(self, index):
-        return self._settings.logdir / "logs" / f"worker-{index}.log"
-
-    def _start(self, log, environment):
-        """Starts a process.
-
-        Returns:
-          The `Popen`, and where its output starts in the log.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            start = file.seek(0, os.SEEK_END)
-            process = subprocess.Popen(
+    def _start(self, path, environment):
+        """Starts a process that appends its output to a log."""
+        with path.open("ab") as log:
+            return subprocess.Popen(
                 self._settings.command,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdout=log,
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal reaches this program alone, which stops all.
                 start_new_session=True,
             )
-        return process, start
 
 
-class Output:
-    """Shows what is appended to a log.
+def opened_at_end(path):
+    """Opens a log, which may not be there yet, to read what will be appended."""
+    path.touch()
+    log = path.open("rb")
+    log.seek(0, os.SEEK_END)
+    return log
 
-    Args:
-      path: path of the log.
-      start: where to begin, in bytes.
-    """
 
-    def __init__(self, path, start):
-        self._path = path
-        self._position = start
-
-    def show(self):
-        """Writes what is new to stdout."""
-        with self._path.open("rb") as log:
-            log.seek(self._position)
-            text = log.read()
-        self._position += len(text)
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
+def show(log):
+    """Writes what was appended to a log since it was last read to stdout."""
+    sys.stdout.buffer.write(log.read())
+    sys.stdout.flush()
 
 
 def is_going_on(processes):
@@ -247,7 +230,7 @@ def stop(processes):
             process.wait(max(0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             say(f"process {process.pid} does not heed TERM")
-        # Also what a process that is gone has left behind in its session.
+        # Its session too: a process that is gone may have left others behind.
         send(process, signal.SIGKILL)
         process.wait()
 

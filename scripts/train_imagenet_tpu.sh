@@ -44,30 +44,21 @@ name='' project='' zone='' accelerator_type='' runtime_version='' bucket='' arch
 logdir='' step=all spot=false queued=false keep=false max_restarts=10
 packages='tensorflow-tpu==2.20.0 libtpu==0.0.14'
 pause_seconds=${PAUSE_SECONDS:-60}
-# Not named as the package, which Python would take the folder for.
+# Not named rigl_keras: Python would take the folder for the package.
 readonly vm_checkout=rigl_keras.checkout
 readonly vm_script=$vm_checkout/scripts/tpu_vm.sh
 child=''
 
 read_options() {
-  local option
+  local option key
   for option in "$@"; do
     if training_option "$option"; then continue; fi
+    key=${option%%=*}
     case $option in
-      --name=*) name=${option#*=} ;;
-      --project=*) project=${option#*=} ;;
-      --zone=*) zone=${option#*=} ;;
-      --accelerator_type=*) accelerator_type=${option#*=} ;;
-      --runtime_version=*) runtime_version=${option#*=} ;;
-      --bucket=*) bucket=${option#*=} ;;
-      --archives=*) archives=${option#*=} ;;
-      --packages=*) packages=${option#*=} ;;
-      --logdir=*) logdir=${option#*=} ;;
-      --max_restarts=*) max_restarts=${option#*=} ;;
-      --step=*) step=${option#*=} ;;
-      --spot) spot=true ;;
-      --queued) queued=true ;;
-      --keep) keep=true ;;
+      --name=* | --project=* | --zone=* | --accelerator_type=* | --runtime_version=* | \
+        --bucket=* | --archives=* | --packages=* | --logdir=* | --max_restarts=* | \
+        --step=*) printf -v "${key#--}" '%s' "${option#*=}" ;;
+      --spot | --queued | --keep) printf -v "${key#--}" true ;;
       *) problem "unknown argument $option; --help lists what there is" ;;
     esac
   done
@@ -132,25 +123,25 @@ vm_is_ready() {
 }
 
 vm_exists() {
-  local kind=tpu-vm
-  if $queued; then kind='queued-resources'; fi
   gcloud compute tpus "$kind" describe "$name" "${place[@]}" --format='value(name)' \
     >/dev/null 2>&1
 }
 
 create() {
-  local kind=()
-  if $spot; then kind=(--spot); fi
-  if ! $queued; then
-    run gcloud compute tpus tpu-vm create "$name" "${place[@]}" \
-      --accelerator-type="$accelerator_type" --version="$runtime_version" \
-      ${kind[@]+"${kind[@]}"}
-    return
+  local what=("$name" "${place[@]}" --accelerator-type="$accelerator_type")
+  if $spot; then what+=(--spot); fi
+  if $queued; then
+    run gcloud compute tpus "$kind" create "${what[@]}" --node-id="$name" \
+      --runtime-version="$runtime_version"
+    await_queue
+  else
+    run gcloud compute tpus "$kind" create "${what[@]}" --version="$runtime_version"
   fi
-  run gcloud compute tpus queued-resources create "$name" "${place[@]}" \
-    --node-id="$name" --accelerator-type="$accelerator_type" \
-    --runtime-version="$runtime_version" ${kind[@]+"${kind[@]}"}
-  local describe=(gcloud compute tpus queued-resources describe "$name" "${place[@]}"
+}
+
+# Returns when the queued VM is there, fails when the queue refuses it.
+await_queue() {
+  local describe=(gcloud compute tpus "$kind" describe "$name" "${place[@]}"
     --format='value(state.state)')
   if $dry_run; then
     quoted "${describe[@]}"
@@ -253,11 +244,9 @@ fetch() {
 }
 
 delete() {
-  if $queued; then
-    run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force
-  else
-    run gcloud compute tpus tpu-vm delete "$name" "${place[@]}"
-  fi
+  local force=()
+  if $queued; then force=(--force); fi
+  run gcloud compute tpus "$kind" delete "$name" "${place[@]}" ${force[@]+"${force[@]}"}
 }
 
 # Runs this script for one step, so that a signal can end it, and all it has started.
@@ -330,4 +319,6 @@ read_options "$@"
 check_machine
 refuse_problems_of_machine
 place=(--project="$project" --zone="$zone" --quiet)
+kind='tpu-vm'
+if $queued; then kind='queued-resources'; fi
 "$step"

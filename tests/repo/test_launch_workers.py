@@ -51,11 +51,11 @@ def test_every_local_worker_gets_its_part(tmp_path):
     result = launch(tmp_path, "--local=3", arguments=["--gin_bindings=a.b = 'c d'"])
     assert result.returncode == 0
     records = [starts(tmp_path, worker) for worker in range(3)]
-    assert [len(each) for each in records] == [1, 1, 1]
-    clusters = [each[0]["tf_config"]["cluster"] for each in records]
+    assert [len(of_worker) for of_worker in records] == [1, 1, 1]
+    clusters = [record["tf_config"]["cluster"] for [record] in records]
     addresses = clusters[0]["worker"]
     assert len(set(addresses)) == 3
-    assert all(each.startswith("127.0.0.1:") for each in addresses)
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
     for index, [record] in enumerate(records):
         task = {"type": "worker", "index": index}
         assert record["tf_config"] == {"cluster": clusters[0], "task": task}
@@ -84,7 +84,9 @@ def test_all_workers_start_again_when_one_is_lost(tmp_path, how):
     assert not is_alive(starts(tmp_path, 0)[0]["pid"])
 
 
-@pytest.mark.parametrize(("how", "code"), [(75, 75), ("killed", 137)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(75, 75), pytest.param("killed", 137, marks=pytest.mark.release)]
+)
 def test_restarts_are_bounded(tmp_path, how, code):
     plan = {"0": ["hang"], "1": [how]}
     result = launch(tmp_path, "--local=2", "--max_restarts=2", plan=plan)
@@ -135,11 +137,18 @@ def test_a_single_process_is_in_no_cluster(tmp_path, monkeypatch):
     result = launch(tmp_path, "--single", plan={"0": [75, 0]})
     assert result.returncode == 0
     records = starts(tmp_path, 0)
-    assert [each["tf_config"] for each in records] == [{}, {}]
-    assert [each["legacy"] for each in records] == [None, None]
+    assert [record["tf_config"] for record in records] == [{}, {}]
+    assert [record["legacy"] for record in records] == [None, None]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.release),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.release),
+    ],
+)
 def test_a_signal_ends_every_process_and_its_children(tmp_path, number):
     plan = {"0": ["with_child"], "1": ["stubborn"]}
     launcher = subprocess.Popen(
@@ -189,8 +198,9 @@ def test_a_dry_run_prints_commands_that_can_be_pasted_and_runs_none(tmp_path):
     ]
     assert [process.wait(20) for process in processes] == [0, 0]
     records = [starts(tmp_path, worker)[0] for worker in (0, 1)]
-    assert [each["tf_config"]["task"]["index"] for each in records] == [0, 1]
-    assert [each["argv"][1:] for each in records] == [arguments, arguments]
+    indices = [record["tf_config"]["task"]["index"] for record in records]
+    assert indices == [0, 1]
+    assert [record["argv"][1:] for record in records] == [arguments, arguments]
 
 
 def stub_variables(folder):

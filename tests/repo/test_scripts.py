@@ -48,6 +48,28 @@ def test_help_is_the_head_of_the_script(checkout, script):
     assert result.stdout.splitlines()[-1].startswith("Exit status: ")
 
 
+# Small runs that need no download
+
+
+@pytest.mark.parametrize(
+    ("script", "calls"),
+    [
+        (
+            "run.sh",
+            [
+                "-m rigl_keras.train --logdir={0} --gin_config=digits/rigl.gin",
+                "-m rigl_keras.report {0} --figure={0}/curves.png",
+            ],
+        ),
+        ("lab.sh", ["scripts/lab.py {0}"]),
+    ],
+)
+def test_small_runs_are_set_up_and_started(checkout, script, calls):
+    assert checkout.run(script, "a folder").returncode == 0
+    folder = checkout.root.parent / "a folder"
+    assert checkout.python_calls() == ["setup ", *(c.format(folder) for c in calls)]
+
+
 # One machine with GPUs
 
 

@@ -37,7 +37,7 @@ def test_a_dry_run_on_a_tpu_prints_all_steps_and_runs_nothing(checkout):
     place = ["--project=a project", "--zone=a-zone", "--quiet"]
     assert [
         *("gcloud", "compute", "tpus", "tpu-vm", "create", "net", *place),
-        *("--accelerator-type=v4-8", "--version=tpu-vm-tf-2.20.0-pjrt", "--spot"),
+        *("--accelerator-type=v4-8", "--spot", "--version=tpu-vm-tf-2.20.0-pjrt"),
     ] in printed
     assert printed[-1] == [
         "gcloud",
@@ -91,6 +91,25 @@ def test_a_queued_tpu_is_waited_for(checkout):
     assert wait[3:6] == ["queued-resources", "describe", "net"]
 
 
+# A gcloud whose queue decides when it is asked for the second time.
+QUEUE = """
+case "$*" in
+  *" describe "*)
+    if [[ -e $CLOUD/asked ]]; then echo "%s"; else echo WAITING_FOR_RESOURCES; fi
+    touch "$CLOUD/asked"
+    ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("state", "code"), [("ACTIVE", 0), ("FAILED", 1)])
+def test_a_queue_is_asked_until_it_has_decided(checkout, state, code):
+    checkout.add_tool("gcloud", QUEUE % state)
+    result = checkout.run("train_imagenet_tpu.sh", *TPU, "--queued", "--step=create")
+    assert result.returncode == code, result.stderr
+    assert ("the queue refused the VM" in result.stderr) == (state == "FAILED")
+
+
 def test_tpu_training_refuses_wrong_options_all_at_once(checkout):
     options = ["--bucket=/here", "--step=run", "--max_restarts=-1"]
     problems = refusal(checkout.run("train_imagenet_tpu.sh", *options))
@@ -136,6 +155,7 @@ def vm_calls(checkout):
     ]
 
 
+@pytest.mark.release
 def test_a_preempted_tpu_is_made_again_and_goes_on(checkout):
     prepare_in_bucket(checkout)
     plan = {"0": ["first_vm", "second_vm"]}
@@ -145,7 +165,7 @@ def test_a_preempted_tpu_is_made_again_and_goes_on(checkout):
     assert not (checkout.cloud / "state").exists()
     fetched = checkout.root / "runs" / "net"
     assert (fetched / "results.json").exists()
-    assert sorted(each.name for each in fetched.glob("ckpt-*")) == [
+    assert sorted(path.name for path in fetched.glob("ckpt-*")) == [
         "ckpt-10.data",
         "ckpt-10.index",
     ]
@@ -154,6 +174,7 @@ def test_a_preempted_tpu_is_made_again_and_goes_on(checkout):
     assert "worker 0, start 2: second_vm" in result.stdout
 
 
+@pytest.mark.release
 def test_a_failure_after_a_preemption_ends_the_training(checkout):
     prepare_in_bucket(checkout)
     plan = {"0": ["first_vm", 1]}
@@ -162,6 +183,7 @@ def test_a_failure_after_a_preemption_ends_the_training(checkout):
     assert vm_calls(checkout) == ["create", "delete"] * 2
 
 
+@pytest.mark.release
 def test_a_vm_that_cannot_be_made_again_at_once_is_tried_again(checkout):
     prepare_in_bucket(checkout)
     plan = {"0": ["first_vm", "second_vm"], "create": [0, 1, 1, 0]}
@@ -177,6 +199,7 @@ def test_a_vm_that_cannot_be_made_the_first_time_is_told(checkout):
     assert vm_calls(checkout) == ["create", "delete"]
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(("code", "options"), [(1, []), (2, ["--keep"])])
 def test_a_tpu_is_deleted_after_a_failure_unless_kept(checkout, code, options):
     prepare_in_bucket(checkout)

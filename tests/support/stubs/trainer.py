@@ -98,13 +98,13 @@ def second_vm(folder):
 
 
 def logdir_of_run():
-    [flag] = [each for each in sys.argv if each.startswith("--logdir=")]
+    [flag] = [word for word in sys.argv if word.startswith("--logdir=")]
     return Path(flag.partition("=")[2])
 
 
 ACTIONS = {
-    each.__name__: each
-    for each in (hang, stubborn, with_child, killed, first_vm, second_vm)
+    action.__name__: action
+    for action in (hang, stubborn, with_child, killed, first_vm, second_vm)
 }
 
 if __name__ == "__main__":
