@@ -76,8 +76,8 @@ def test_rigl_all_in_is_a_step_and_a_hundredth_of_what_an_update_adds():
 def test_the_exponent_of_a_power_is_found():
     sizes = [1, 2, 4, 8]
     radix = [[3 * size**1.5] * 2 for size in sizes]
-    found = tables.exponent({"sizes": sizes, "wall": {"radix": radix}}, "wall")
-    assert found == pytest.approx((1.5, 1.5, 1.5, 2))
+    power = tables.exponent({"sizes": sizes, "wall": {"radix": radix}}, "wall")
+    assert power == pytest.approx((1.5, 1.5, 1.5, 2))
 
 
 def test_a_speed_up_is_over_the_faster_way_to_sort():

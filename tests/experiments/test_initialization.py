@@ -77,22 +77,23 @@ def test_the_gradient_is_that_of_the_cross_entropy_of_random_labels(measured):
     features = keras.Model(model.input, model.get_layer("pool").output)(x).numpy()
     gradient = features.reshape(len(y), -1).T @ error
     mask = rigl_keras.get_masks(model)["logits/kernel"][0, 0]
-    found = measured["inits"]["unit-scaled"]
+    unit_scaled = measured["inits"]["unit-scaled"]
     expected = np.linalg.norm(gradient[mask])
-    assert found["kernel_norms"]["logits/kernel"] == pytest.approx(expected, rel=1e-4)
-    assert found["training_std"] == pytest.approx(logits.std(), rel=1e-4)
+    norms = unit_scaled["kernel_norms"]
+    assert norms["logits/kernel"] == pytest.approx(expected, rel=1e-4)
+    assert unit_scaled["training_std"] == pytest.approx(logits.std(), rel=1e-4)
     # VGG-16 has no parameters but its kernels.
-    norms = list(found["kernel_norms"].values())
-    assert found["gradient_norm"] == pytest.approx(np.linalg.norm(norms), rel=1e-6)
+    whole = np.linalg.norm(list(norms.values()))
+    assert unit_scaled["gradient_norm"] == pytest.approx(whole, rel=1e-6)
 
 
 def test_what_is_measured_is_of_every_layer_and_init(measured):
     assert tuple(measured["inits"]) == script.INITS
-    for found in measured["inits"].values():
-        layers = [path.removesuffix("/kernel") for path in found["kernel_norms"]]
-        assert layers == list(found["layer_std"])
+    for init in measured["inits"].values():
+        layers = [path.removesuffix("/kernel") for path in init["kernel_norms"]]
+        assert layers == list(init["layer_std"])
         assert len(layers) == 14
-    dense, *others = (found["output_std"] for found in measured["inits"].values())
+    dense, *others = (init["output_std"] for init in measured["inits"].values())
     assert all(other > 10 * dense for other in others)
 
 
@@ -130,13 +131,13 @@ def test_the_pages_tables_are_those_of_the_published_records():
 
 
 def test_figure_and_tables_show_what_is_there(measured, tmp_path):
-    found = {
+    gathered = {
         ("vgg16", "uniform", 0.0): [measured] * 2,
         ("vgg16", "uniform", 0.8): [measured] * 2,
         ("vgg16", "erk", 0.8): [measured] * 2,
         ("vgg16", "erk", 0.9): [measured] * 2,
     }
-    script.write(found, tmp_path)
+    script.write(gathered, tmp_path)
     assert [path.name for path in tmp_path.glob("*.png")] == ["vgg16.png"]
     page = (tmp_path / "README.md").read_text()
     output, flow = (
@@ -151,12 +152,12 @@ def test_figure_and_tables_show_what_is_there(measured, tmp_path):
 
 def test_a_dense_network_stands_at_sparsity_0_of_all_masks():
     records = [{"inits": {"dense": {"output_std": std}}} for std in (1.0, 3.0)]
-    found = {
+    gathered = {
         ("vgg16", "uniform", 0.0): records,
         ("vgg16", "erk", 0.8): records[:1],
         ("vgg16", "uniform", 0.5): records[1:],
     }
-    series = script.series(found, "vgg16", "erk", "dense", "output_std")
+    series = script.series(gathered, "vgg16", "erk", init="dense", name="output_std")
     assert series == {0.0: [1.0, 3.0], 0.8: [1.0]}
 
 

@@ -152,7 +152,7 @@ def test_new_negative_eigenvalues(after, new, holds):
 def test_figures_are_of_experiments_that_there_are():
     names = {c.name for t in mnist_cells.STUDIES["paper"].values() for c in t}
     for arguments in mnist_figures.analyses("runs"):
-        folders = [each for each in arguments if each.startswith("runs/")]
+        folders = [word for word in arguments if word.startswith("runs/")]
         assert {folder.split("/")[1] for folder in folders} <= names
-    [logdir] = [each for each in mnist_figures.hessian("runs") if "logdir" in each]
+    [logdir] = [word for word in mnist_figures.hessian("runs") if "logdir" in word]
     assert logdir.split("/")[1] in names
