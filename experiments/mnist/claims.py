@@ -16,7 +16,7 @@ def claims(runs, figures):
 
     Args:
       runs: path of the folder of the runs.
-      figures: path of the folder of the analyses of `mnist_figures`.
+      figures: path of the folder of the analyses of `figures.analyses`.
 
     Returns:
       Rows of a table: claim, what the paper says, what was measured, "yes" or "no".
