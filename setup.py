@@ -13,5 +13,8 @@ CONFIGS = ["rigl_keras.configs", *(f"rigl_keras.configs.{name}" for name in FOLD
 setup(
     packages=[*find_packages(include=["rigl_keras", "rigl_keras.*"]), *CONFIGS],
     package_dir={"rigl_keras.configs": "gin"},
-    package_data={config: ["*.gin"] for config in CONFIGS},
+    package_data={
+        "rigl_keras": ["py.typed"],
+        **{config: ["*.gin"] for config in CONFIGS},
+    },
 )

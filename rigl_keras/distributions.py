@@ -1,6 +1,8 @@
 """How the sparsity of a network is spread over its kernels."""
 
 from rigl_keras.core.distributions import (
+    Shapes,
+    Sparsities,
     active_count,
     check_sparsity,
     er,
@@ -11,6 +13,8 @@ from rigl_keras.core.distributions import (
 )
 
 __all__ = [
+    "Shapes",
+    "Sparsities",
     "active_count",
     "check_sparsity",
     "er",

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,11 +128,10 @@ def environment():
 
 def _git_revision():
     """Revision of the source checkout, "-dirty" when changed; None when installed."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    root = os.path.dirname(package)
-    if not os.path.exists(os.path.join(root, ".git")):
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return None
-    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
