@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.turns import by_clock, take_turns, timed
-from rigl_keras.algorithms import base
-from rigl_keras.algorithms.base import KernelState
+from rigl_keras.algorithms import KernelState, RigL, base
 from rigl_keras.core.selection import top_k_mask
 
 SPARSITY = 0.9
@@ -123,7 +122,7 @@ def _update(state, selection, jit_compile):
         # While it is traced.
         with mock.patch.object(base, "top_k_mask", selection):
             here = KernelState(weights, mask, gradient, state.seed)
-            return base.RigL().new_mask(here, tf.constant(DROP_FRACTION))
+            return RigL().new_mask(here, tf.constant(DROP_FRACTION))
 
     update = tf.function(update, autograph=False, jit_compile=jit_compile)
     return functools.partial(update, state.weights, state.mask, state.gradient)

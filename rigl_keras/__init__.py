@@ -17,7 +17,8 @@ from rigl_keras.costs.counting import model_cost, training_flops
 from rigl_keras.costs.summary import summary
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel
-from rigl_keras.training.dynamic import SET, SNFS, RigL, RigLInverted, Static
+from rigl_keras.training.base import Static
+from rigl_keras.training.dynamic import SET, SNFS, MaskUpdates, RigL, RigLInverted
 from rigl_keras.training.gradient_flow import FlowMeter, GradientFlow
 from rigl_keras.training.gradient_penalty import regularize_gradient
 from rigl_keras.training.metainit import meta_init
@@ -32,6 +33,7 @@ __all__ = [
     "FlowMeter",
     "GradientFlow",
     "MaskUpdateObserver",
+    "MaskUpdates",
     "Pruning",
     "RigL",
     "RigLInverted",

@@ -1,21 +1,18 @@
 """Which connections an update drops, grows or keeps: one class per algorithm."""
 
 from rigl_keras.algorithms.base import (
-    ALGORITHMS,
-    PRUNERS,
     RANKINGS,
-    SET,
-    SNFS,
-    SNIP,
-    GraSP,
     KernelState,
-    Magnitude,
     MaskUpdater,
     Pruner,
-    RigL,
-    RigLInverted,
     surviving,
 )
+from rigl_keras.algorithms.dynamic import SET, SNFS, RigL, RigLInverted
+from rigl_keras.algorithms.pruners import SNIP, GraSP, Magnitude
+from rigl_keras.algorithms.registry import named, register
+
+ALGORITHMS = named(MaskUpdater)
+PRUNERS = named(Pruner)
 
 __all__ = [
     "ALGORITHMS",
@@ -31,5 +28,6 @@ __all__ = [
     "Pruner",
     "RigL",
     "RigLInverted",
+    "register",
     "surviving",
 ]

@@ -1,14 +1,16 @@
-"""Which connections an update drops, grows or keeps: one class per algorithm.
+"""What an algorithm is: scores, by which connections are dropped, grown or kept.
 
 A new algorithm is a subclass of `MaskUpdater`, which replaces connections, or of
-`Pruner`, which only removes them. It returns scores.
+`Pruner`, which only removes them. It returns scores; how many connections go and come,
+and which of equal ones, is decided here.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from rigl_keras.common.checks import check_not_negative
+from rigl_keras.common.checks import check_choice, check_not_negative
 from rigl_keras.common.seeding import ALGORITHM
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.selection import top_k_mask
@@ -38,11 +40,14 @@ class KernelState(NamedTuple):
 class MaskUpdater:
     """Replaces the connections that matter least; how many there are stays the same.
 
-    `name` is what the command line and errors call the algorithm; `needs_gradient`
-    says whether `KernelState.gradient` is there; `gradient_decay` that it is a moving
-    average over the training steps, with this share of the old average in each;
-    `suits_xla` that XLA may compile its updates, where it compiles the training step:
-    each class says it for itself.
+    Attributes of the class:
+      name: what the command line, `MaskUpdates` and errors call the algorithm.
+      needs_gradient: whether `KernelState.gradient` is there.
+      gradient_decay: 0; or the gradient is a moving average over the training steps,
+        and this is the share of the old average in each of them.
+      suits_xla: whether XLA may compile the updates where it compiles the training
+        step. It is not inherited: set it in each class whose scores are bitwise equal
+        with and without XLA.
 
     Args:
       drop_noise: float >= 0, standard deviation of the normal noise that is added to
@@ -54,13 +59,13 @@ class MaskUpdater:
     gradient_decay = 0.0
     suits_xla = False
 
-    def __init__(self, drop_noise=0.0):
+    def __init__(self, drop_noise: float = 0.0) -> None:
         self._drop_noise = check_not_negative("drop_noise", drop_noise)
         if self._drop_noise > 0:
             # XLA's normal numbers are others than TensorFlow's, and so the masks.
             self.suits_xla = False
 
-    def drop_scores(self, state):
+    def drop_scores(self, state: KernelState) -> tf.Tensor:
         """Scores of the existing connections; the lowest are dropped.
 
         Returns:
@@ -68,7 +73,7 @@ class MaskUpdater:
         """
         return tf.abs(state.weights)
 
-    def grow_scores(self, state):
+    def grow_scores(self, state: KernelState) -> tf.Tensor:
         """Scores of the connections that do not exist; the highest are grown.
 
         Connections dropped in the same update take part.
@@ -78,11 +83,13 @@ class MaskUpdater:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no grow_scores.")
 
-    def new_masks(self, states, drop_fraction):
+    def new_masks(
+        self, states: Sequence[KernelState], drop_fraction: tf.Tensor
+    ) -> list[tf.Tensor]:
         """The masks after one update of all kernels; see `new_mask`."""
         return [self.new_mask(state, drop_fraction) for state in states]
 
-    def new_mask(self, state, drop_fraction):
+    def new_mask(self, state: KernelState, drop_fraction: tf.Tensor) -> tf.Tensor:
         """The mask after one update.
 
         Args:
@@ -107,7 +114,7 @@ class MaskUpdater:
         grown = top_k_mask(self.grow_scores(state), replaced, where=candidates)
         return tf.logical_or(kept, grown)
 
-    def _with_noise(self, scores, seed):
+    def _with_noise(self, scores: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if self._drop_noise == 0:
             return scores
         # Another key than the one that growth draws by.
@@ -116,76 +123,12 @@ class MaskUpdater:
         return scores + tf.cast(self._drop_noise * noise, scores.dtype)
 
 
-class SET(MaskUpdater):
-    """Drops the smallest weights and grows connections at random.
-
-    Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
-    """
-
-    name = "set"
-    suits_xla = True
-
-    def grow_scores(self, state):
-        """Random integers, independent for each kernel and update."""
-        return tf.random.stateless_uniform(
-            tf.shape(state.weights),
-            state.seed,
-            minval=None,
-            maxval=None,
-            dtype=tf.int32,
-            alg=ALGORITHM,
-        )
-
-
-class RigL(MaskUpdater):
-    """Drops the smallest weights and grows where the loss gradient is largest.
-
-    Source: Evci et al. 2020, section 3.
-    """
-
-    name = "rigl"
-    needs_gradient = True
-    suits_xla = True
-
-    def grow_scores(self, state):
-        """Magnitudes of the dense gradient."""
-        return tf.abs(state.gradient)
-
-
-class RigLInverted(RigL):
-    """Drops the smallest weights and grows where the loss gradient is *smallest*.
-
-    Source: Evci et al. 2022, section 4, as a control for RigL.
-    """
-
-    name = "rigl_inverted"
-    suits_xla = True
-
-    def grow_scores(self, state):
-        """Negated magnitudes of the dense gradient."""
-        return -tf.abs(state.gradient)
-
-
-class SNFS(RigL):
-    """Drops the smallest weights and grows where the gradient's average is largest.
-
-    Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", without its
-    redistribution over layers.
-    """
-
-    name = "snfs"
-    suits_xla = True
-    gradient_decay = 0.9
-
-
-ALGORITHMS = {updater.name: updater for updater in (SET, RigL, RigLInverted, SNFS)}
-
-
 class Pruner:
     """Removes the connections that matter least, of each kernel or of all together.
 
-    `name`, `needs_gradient` and `suits_xla` are as for `MaskUpdater`;
-    `needs_hessian_gradient` says whether `KernelState.hessian_gradient` is there.
+    Attributes of the class:
+      name: as of `MaskUpdater`, like `needs_gradient` and `suits_xla`.
+      needs_hessian_gradient: whether `KernelState.hessian_gradient` is there.
 
     Args:
       ranking: "layer" leaves every kernel the same share of its connections; "global"
@@ -200,14 +143,11 @@ class Pruner:
     needs_hessian_gradient = False
     suits_xla = False
 
-    def __init__(self, ranking="layer"):
-        if ranking not in RANKINGS:
-            raise ValueError(
-                f"Expected `ranking` to be one of {RANKINGS}, got {ranking!r}."
-            )
+    def __init__(self, ranking: str = "layer") -> None:
+        check_choice("`ranking`", ranking, RANKINGS)
         self._ranking = ranking
 
-    def keep_scores(self, state):
+    def keep_scores(self, state: KernelState) -> tf.Tensor:
         """Scores of the existing connections; the highest are kept.
 
         Returns:
@@ -215,7 +155,9 @@ class Pruner:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no keep_scores.")
 
-    def new_masks(self, states, sparsity):
+    def new_masks(
+        self, states: Sequence[KernelState], sparsity: tf.Tensor
+    ) -> list[tf.Tensor]:
         """The masks after pruning.
 
         Args:
@@ -242,59 +184,18 @@ class Pruner:
         return _split(_kept(score, mask, sparsity, least=len(masks)), masks)
 
 
-class Magnitude(Pruner):
-    """Keeps the largest weights.
-
-    Source: Zhu & Gupta 2018, section 3.
-    """
-
-    name = "magnitude"
-    suits_xla = True
-
-    def keep_scores(self, state):
-        """Magnitudes of the weights."""
-        return tf.abs(state.weights)
-
-
-class SNIP(Pruner):
-    """Keeps the connections to whose scaling the loss is most sensitive.
-
-    Source: Lee et al. 2019, "SNIP", equation 6.
-    """
-
-    name = "snip"
-    needs_gradient = True
-
-    def keep_scores(self, state):
-        """Magnitudes of weight times gradient."""
-        return tf.abs(state.weights * state.gradient)
-
-
-class GraSP(Pruner):
-    """Keeps the connections without which the gradient's norm would fall most.
-
-    Source: Wang et al. 2020, "Picking winning tickets before training", equation 8.
-    """
-
-    name = "grasp"
-    needs_hessian_gradient = True
-
-    def keep_scores(self, state):
-        """Weight times the Hessian-gradient product: minus the paper's score."""
-        return state.weights * state.hessian_gradient
-
-
-PRUNERS = {pruner.name: pruner for pruner in (Magnitude, SNIP, GraSP)}
-
-
-def _kept(scores, mask, sparsity, least=1):
+def _kept(
+    scores: tf.Tensor, mask: tf.Tensor, sparsity: tf.Tensor, *, least: int = 1
+) -> tf.Tensor:
     size = tf.cast(mask.shape.num_elements(), tf.float32)
     count = tf.maximum(tf.round(size * (1 - tf.cast(sparsity, tf.float32))), least)
     active = tf.math.count_nonzero(mask, dtype=tf.int64)
     return top_k_mask(scores, tf.minimum(tf.cast(count, tf.int64), active), where=mask)
 
 
-def _joined(scores, masks):
+def _joined(
+    scores: Sequence[tf.Tensor], masks: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """All kernels as one, the best connection of each before all others."""
     firsts = [
         tf.where(
@@ -310,7 +211,7 @@ def _joined(scores, masks):
     )
 
 
-def _split(joined, masks):
+def _split(joined: tf.Tensor, masks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     sizes = [mask.shape.num_elements() for mask in masks]
     parts = tf.split(joined, sizes)
     return [

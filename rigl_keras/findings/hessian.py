@@ -16,7 +16,7 @@ import numpy as np
 
 from rigl_keras.analysis import hessian, lanczos
 from rigl_keras.common import tables
-from rigl_keras.common.checks import check_int
+from rigl_keras.common.checks import check_choice, check_int
 from rigl_keras.program import algorithm, files
 from rigl_keras.program.saved_runs import SavedRun, network_at
 
@@ -74,7 +74,7 @@ class HessianConfig:
                 "Expected hessian.ckpt_ids to be a list of checkpoints' steps, such as "
                 f"[0, 11719], got {ids!r}."
             )
-        algorithm.choice("hessian.method", self.method, dict.fromkeys(_METHODS))
+        check_choice("hessian.method", self.method, _METHODS)
         for name in ("overwrite", "is_dense_spectrum"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(

@@ -7,31 +7,38 @@ docstrings call this package's own are not from there.
 
 import dataclasses
 import warnings
-from typing import Any
 
 import gin
 import numpy as np
 
 from rigl_keras import data
-from rigl_keras.algorithms import schedules
-from rigl_keras.algorithms.base import SNIP, GraSP, Magnitude
-from rigl_keras.common.checks import check_int
+from rigl_keras.algorithms import (
+    SNIP,
+    GraSP,
+    Magnitude,
+    MaskUpdater,
+    Pruner,
+    named,
+    schedules,
+)
+from rigl_keras.common.checks import check_int, choice
 from rigl_keras.core.masks import sparse_kernels
-from rigl_keras.training import dynamic
+from rigl_keras.training.base import Static
+from rigl_keras.training.dynamic import MaskUpdates
 from rigl_keras.training.pruning import Pruning
 
 load_data = gin.external_configurable(data.load, "data")
 
-_ALGORITHMS: dict[str, Any] = {
-    "set": dynamic.SET,
-    "rigl": dynamic.RigL,
-    "rigl_inverted": dynamic.RigLInverted,
-    "snfs": dynamic.SNFS,
-}
-# What prunes before training and leaves the masks so; twice by the original's names,
-# of algorithms whose other half, which updates masks, it has not published.
-_UNPUBLISHED = ("rigl_s", "rigl_grasp")
-_ONE_SHOT = {"snip": SNIP, "grasp": GraSP, "rigl_s": SNIP, "rigl_grasp": GraSP}
+# Pruners by the original's names of algorithms that prune before training; their other
+# half, which updates masks, it has not published.
+_UNPUBLISHED = {"rigl_s": SNIP, "rigl_grasp": GraSP}
+
+
+def _one_shot():
+    """What prunes before training and leaves the masks so, by name."""
+    by_magnitude = Magnitude.name  # the criterion of all other algorithms
+    pruners = {k: v for k, v in named(Pruner).items() if k != by_magnitude}
+    return {**pruners, **_UNPUBLISHED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ class MaskUpdaterConfig:
       use_stateless: True; all random draws are stateless.
       grow_gradient: this package's own: "fixed_batch" lets RigL grow by the gradient of
         `grow_batch`, "step" by that of the step's own batch.
-      drop_noise: this package's own, as is `skip_weight_step`; see `callbacks.SET`.
+      drop_noise: this package's own, as is `skip_weight_step`; see `MaskUpdates`.
       skip_weight_step: bool.
     """
 
@@ -111,7 +118,7 @@ class MaskUpdaterConfig:
         choice(
             "mask_updater.update_alg",
             self.update_alg,
-            {"": None, **_ALGORITHMS, **_ONE_SHOT},
+            {"": None, **named(MaskUpdater), **_one_shot()},
         )
         choice("mask_updater.grow_gradient", self.grow_gradient, _GROW_DATA)
         if not self.use_stateless:
@@ -129,7 +136,7 @@ class MaskUpdaterConfig:
     @property
     def evolves(self):
         """Whether masks change while the network trains."""
-        return self.update_alg in _ALGORITHMS and self.last_update_step != 0
+        return self.update_alg in named(MaskUpdater) and self.last_update_step != 0
 
     def stretched(self, length):
         """The same, with the last update `length` times as late."""
@@ -149,7 +156,7 @@ class MaskUpdaterConfig:
           ValueError: when one of algorithm and fraction is missing.
         """
         if fraction == 0:
-            if self.update_alg in _ONE_SHOT:
+            if self.update_alg in _one_shot():
                 raise ValueError(
                     f"mask_updater.update_alg={self.update_alg!r} prunes before "
                     "training, and training.oneshot_prune_fraction=0 asks for no "
@@ -162,7 +169,7 @@ class MaskUpdaterConfig:
                 "mask_updater.update_alg to 'snip' or 'grasp', or to an algorithm that "
                 "drops by magnitude, such as 'rigl'."
             )
-        return _ONE_SHOT.get(self.update_alg, Magnitude)(ranking)
+        return _one_shot().get(self.update_alg, Magnitude)(ranking)
 
 
 def make_mask_updater(config, model, make_batch, seeds):
@@ -189,8 +196,9 @@ def make_mask_updater(config, model, make_batch, seeds):
                 "or network.mask_init_path."
             )
         return None
-    if config.update_alg not in _ALGORITHMS:
-        return dynamic.Static()
+    algorithm = named(MaskUpdater).get(config.update_alg)
+    if algorithm is None:
+        return Static()
     options = {
         "update_freq": config.update_freq,
         "drop_fraction": config.init_drop_fraction,
@@ -200,10 +208,9 @@ def make_mask_updater(config, model, make_batch, seeds):
         "drop_noise": config.drop_noise,
         "skip_weight_step": config.skip_weight_step,
     }
-    algorithm = _ALGORITHMS[config.update_alg]
-    if issubclass(algorithm, dynamic.RigL):
+    if algorithm.needs_gradient and not algorithm.gradient_decay:
         options["grow_data"] = _GROW_DATA[config.grow_gradient](make_batch)
-    return algorithm(**options)
+    return MaskUpdates(algorithm, **options)
 
 
 def _summed(make_batch):
@@ -328,21 +335,3 @@ def _is_bound(name):
     except ValueError:
         return False
     return True
-
-
-def choice(name, value, choices):
-    """Looks a setting's value up.
-
-    Args:
-      name: the setting's, in gin.
-      value: what came.
-      choices: dict of what is possible.
-
-    Raises:
-      ValueError: naming the choices.
-    """
-    if value not in choices:
-        raise ValueError(
-            f"Expected {name} to be one of {list(choices)}, got {value!r}."
-        )
-    return choices[value]

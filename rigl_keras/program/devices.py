@@ -9,8 +9,7 @@ import gin
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_int
-from rigl_keras.program.algorithm import choice
+from rigl_keras.common.checks import check_int, choice
 
 _NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 # Keras 3's `fit` fails on several workers (3.15), and Keras 2's is the proven one on

@@ -26,29 +26,6 @@ _TAGS = {
 }
 
 
-class StepClock(NamedTuple):
-    """Which step of a run it is.
-
-    Attributes:
-      start: int, the step at which this training starts.
-      stop: int, the step at which it ends.
-      batches_per_step: int >= 1.
-    """
-
-    start: int
-    stop: int
-    batches_per_step: int = 1
-
-    def step(self, batch):
-        """The step that ends with a batch of `fit`, or None where none does."""
-        steps, rest = divmod(batch + 1, self.batches_per_step)
-        return None if rest else self.start + steps
-
-    def is_due(self, step, every):
-        """True at multiples of `every`, and at the end."""
-        return step is not None and (step % every == 0 or step == self.stop)
-
-
 class TestSet(NamedTuple):
     """What a run evaluates on.
 

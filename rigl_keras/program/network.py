@@ -9,14 +9,13 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, networks
-from rigl_keras.common.checks import check_not_negative
+from rigl_keras.common.checks import check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
 from rigl_keras.core import initializers, kernels
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.program import files
-from rigl_keras.program.algorithm import choice
 from rigl_keras.program.checkpoints import MASK, masks_in, named_variables, read_model
 from rigl_keras.program.files import RUN_FILE
 

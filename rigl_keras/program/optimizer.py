@@ -6,8 +6,7 @@ import gin
 from tensorflow import keras
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_int, check_positive
-from rigl_keras.program.algorithm import choice
+from rigl_keras.common.checks import check_int, check_positive, choice
 from rigl_keras.program.learning_rates import PerStep, WarmUp
 
 _CLASSES = {

@@ -24,7 +24,6 @@ from rigl_keras.program.loggers import (
     METRICS_FILE,
     CheckpointSaver,
     RunLogger,
-    StepClock,
     TestSet,
     record_meta_losses,
 )
@@ -32,6 +31,7 @@ from rigl_keras.program.network import compile_network, make_network
 from rigl_keras.program.optimizer import OptimizerConfig
 from rigl_keras.program.schedule import TrainingConfig
 from rigl_keras.training.base import SparseTraining
+from rigl_keras.training.clock import StepClock
 from rigl_keras.training.gradient_flow import FlowMeter
 from rigl_keras.training.gradient_penalty import regularize_gradient
 from rigl_keras.training.metainit import meta_init

@@ -4,7 +4,12 @@ import dataclasses
 
 import gin
 
-from rigl_keras.common.checks import check_int, check_not_negative, check_positive
+from rigl_keras.common.checks import (
+    check_int,
+    check_not_negative,
+    check_positive,
+    choice,
+)
 from rigl_keras.core import distributions
 from rigl_keras.program import algorithm
 
@@ -92,9 +97,7 @@ class TrainingConfig:
         distributions.check_sparsity(self.label_smoothing, "training.label_smoothing")
         if self.top_k is not None:
             check_int("training.top_k", self.top_k, minimum=2)
-        algorithm.choice(
-            "training.precision", self.precision, dict.fromkeys(_PRECISIONS)
-        )
+        choice("training.precision", self.precision, dict.fromkeys(_PRECISIONS))
 
     @property
     def steps(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -40,7 +41,7 @@ class SparseTraining(keras.callbacks.Callback):
         optimizer keeps state that cannot follow a mask.
     """
 
-    def __init__(self, kernels=None):
+    def __init__(self, kernels: str | Sequence[str] | None = None) -> None:
         super().__init__()
         self.kernels = kernels
         self.state = tf.Module(name="sparse_training")
@@ -49,11 +50,11 @@ class SparseTraining(keras.callbacks.Callback):
         self._steps_per_execution = 1
 
     @property
-    def logs(self):
+    def logs(self) -> dict[str, float]:
         """What this training logs, such as "sparsity", as a dict of floats."""
         return {} if self._session is None else dict(self._session.logs)
 
-    def prepare(self, model, optimizer=None):
+    def prepare(self, model: Any, optimizer: Any = None) -> None:
         """Creates the optimizer's slots and all of `state`, ahead of the training.
 
         Only needed where a checkpoint is restored before and must find them.
@@ -73,7 +74,13 @@ class SparseTraining(keras.callbacks.Callback):
         self._prepare_state(model)
 
     @contextlib.contextmanager
-    def attached(self, model, optimizer=None, total_steps=None, steps_per_run=1):
+    def attached(
+        self,
+        model: Any,
+        optimizer: Any = None,
+        total_steps: int | None = None,
+        steps_per_run: int = 1,
+    ) -> Iterator["SparseTraining"]:
         """Trains in a custom loop, with the updates that `fit` would make.
 
         Make or trace the training step inside the context, and have `run` call it:
@@ -120,7 +127,7 @@ class SparseTraining(keras.callbacks.Callback):
         finally:
             self.on_train_end()
 
-    def run(self, train_step, *args, **kwargs):
+    def run(self, train_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a training step of a custom loop, and updates masks where that is due.
 
         Args:
@@ -142,7 +149,7 @@ class SparseTraining(keras.callbacks.Callback):
             )
         return self._session.run(train_step, *args, **kwargs)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Attaches to the model and its optimizer."""
         active = session_of(self.model)
         if active is not None and getattr(active, "params", None) is not self.params:
@@ -152,12 +159,12 @@ class SparseTraining(keras.callbacks.Callback):
         self._steps_per_execution = compat.steps_per_execution(self.model)
         self._begin(active or self._own_session())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Leaves the model as it was, but for weights, masks and optimizer state."""
         if self._session is not None:
             self._session.leave(self)
 
-    def _own_session(self):
+    def _own_session(self) -> FitSession:
         """A session for `fit`; the last one, if it fits, has the traced function."""
         own = self._session
         is_mine = isinstance(own, FitSession) and own.model is self.model
@@ -166,26 +173,26 @@ class SparseTraining(keras.callbacks.Callback):
         own.params = self.params
         return own
 
-    def _begin(self, session):
+    def _begin(self, session: Session) -> None:
         self.prepare(session.model, session.optimizer)
         session.join(self)
         self._session = session
         session.logs["sparsity"] = self.attachment.sparsity()
 
-    def _make_attachment(self, model, optimizer):
+    def _make_attachment(self, model: Any, optimizer: Any) -> Attachment:
         return Attachment(model, optimizer, paths=self._chosen_paths(model))
 
-    def _chosen_paths(self, model):
+    def _chosen_paths(self, model: Any) -> set[str] | None:
         """The paths that `kernels` matches; None for all."""
-        paths = [each.path for each in sparse_kernels(model)]
+        paths = [kernel.path for kernel in sparse_kernels(model)]
         if self.kernels is None or not paths:
             return None
         return matching(paths, self.kernels, "kernels")
 
-    def _prepare_state(self, model):
-        pass
+    def _prepare_state(self, model: Any) -> None:
+        """Creates what `state` holds; called by `prepare`."""
 
-    def check_pace(self, batches):
+    def check_pace(self, batches: int) -> None:
         """Called by the session after the first call of the training step.
 
         Args:
@@ -203,18 +210,18 @@ class SparseTraining(keras.callbacks.Callback):
                 f"your own, inside attached(..., steps_per_run={batches})."
             )
 
-    def before_steps(self):
+    def before_steps(self) -> None:
         """Called by the session before the step, or the steps of an execution."""
 
-    def after_steps(self):
+    def after_steps(self) -> None:
         """Called by the session after them."""
 
-    def _change_masks(self, step, amount):
+    def _change_masks(self, step: int, fraction: float) -> bool:
         """Updates all masks, and tells those who watch.
 
         Args:
           step: int, the training step that the update belongs to.
-          amount: float, what the algorithm updates by.
+          fraction: float in [0, 1], the drop fraction or, of a pruner, the sparsity.
 
         Returns:
           True when it was done; where weights or gradients do not allow it, a warning
@@ -222,11 +229,13 @@ class SparseTraining(keras.callbacks.Callback):
         """
         # One that a training left behind when it broke off has other `params`.
         watching = [
-            each for each in observers(self.model) if each.params is self.params
+            observer
+            for observer in observers(self.model)
+            if observer.params is self.params
         ]
         for observer in watching:
             observer.on_mask_update_begin(step)
-        problem = self.attachment.update(step, amount)
+        problem = self.attachment.update(step, fraction)
         if problem is not None:
             warnings.warn(
                 f"{type(self).__name__}: no mask update at step {step}: {problem}.",
@@ -237,3 +246,15 @@ class SparseTraining(keras.callbacks.Callback):
             observer.on_mask_update_end(step)
         self._session.logs["sparsity"] = self.attachment.sparsity()
         return True
+
+
+class Static(SparseTraining):
+    """Trains a sparse model whose masks stay as they are.
+
+    Arguments, attributes, logs and errors are those of `SparseTraining`.
+
+    Source: Evci et al. 2022, "Scratch".
+    """
+
+    def check_pace(self, batches: int) -> None:
+        """Any pace will do, since no mask is to change."""

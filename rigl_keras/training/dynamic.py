@@ -1,65 +1,112 @@
-"""Keras callbacks that train sparsely with masks that stay or that evolve."""
+"""Keras callbacks that train sparsely with masks that evolve."""
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms import base, schedules
+from rigl_keras.algorithms import MaskUpdater, dynamic, schedules
+from rigl_keras.algorithms.registry import make_updater
 from rigl_keras.common.checks import check_int
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
 from rigl_keras.training.batch_gradients import check_batch
+from rigl_keras.training.clock import (
+    Countdown,
+    Updates,
+    check_length_is_known,
+    first_and_last_update,
+)
+from rigl_keras.training.session import Session
 
 _UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
 
 
-class Static(SparseTraining):
-    """Trains a sparse model whose masks stay as they are.
+class MaskUpdates(SparseTraining):
+    """Replaces connections while a model trains, by any algorithm.
 
-    Arguments, attributes, logs and errors are those of `SparseTraining`.
+    Between two training steps, every `update_freq` optimizer steps, each kernel loses
+    the floor(active * fraction) connections that the algorithm scores lowest and gains
+    as many new ones, which start at 0. Adds "sparsity" and "drop_fraction" (of the last
+    update) to the training logs.
 
-    Source: Evci et al. 2022, "Scratch".
+    Args:
+      algorithm: a `rigl_keras.mask_updaters.MaskUpdater`, a subclass of it, or the name
+        of a registered one, such as "rigl".
+      update_freq: int >= 1, steps between two updates.
+      drop_fraction: float in [0, 1], the share of active weights replaced, at most.
+      schedule: how the fraction changes: "cosine" falls to 0 at `last_update_step`;
+        "constant" stays; "lr" follows the learning rate, relative to the highest so
+        far; or a function from the step to a fraction, instead of `drop_fraction`.
+      last_update_step: int, the last step at which masks may be updated; -1 never to
+        stop, 0 never to update. None: 75 % of the training's steps, resolved at the
+        first `fit` and kept in `state`.
+      grow_data: for algorithms that grow by the gradient. None takes that of the
+        training batch of the step before the update, at no extra pass. Or a batch
+        `(x, y)` or `(x, y, sample_weight)`, on which the gradient is evaluated after
+        that step, in training mode, without changing batch-norm averages.
+      seed: int >= 0, for the random draws.
+      drop_noise: float >= 0, standard deviation of the normal noise added to the scores
+        by which weights are dropped. An algorithm that is given as an object brings its
+        own.
+      skip_weight_step: whether an update takes the place of its step's weight update,
+        as in the RigL paper: weights and optimizer state are those before that step.
+      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
+        of those that this callback trains. Others belong to other callbacks of the same
+        training or keep their masks.
+
+    Attributes:
+      algorithm: the `MaskUpdater`.
+      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
+        optimizer, from which a broken-off training goes on.
+
+    Raises:
+      ValueError: for an argument out of range; and at the start of training, when the
+        model has no sparse kernel, its optimizer keeps state that cannot follow a mask,
+        or the training's length is unknown and needed.
+
+    Example:
+      model.fit(x, y, callbacks=[rigl_keras.MaskUpdates("rigl", update_freq=50)])
+
+    Source: Evci et al. 2020 (RigL), Algorithm 1.
     """
-
-    def check_pace(self, batches):
-        """Any pace will do, since no mask is to change."""
-
-
-class _Dynamic(SparseTraining):
-    """Updates the masks every `update_freq` steps, by the rule of `updater`."""
-
-    updater: type[base.MaskUpdater]
 
     def __init__(
         self,
-        update_freq=100,
-        drop_fraction=0.3,
-        schedule="cosine",
-        last_update_step=None,
-        seed=0,
-        drop_noise=0.0,
-        skip_weight_step=False,
-        kernels=None,
-    ):
+        algorithm: MaskUpdater | type[MaskUpdater] | str,
+        update_freq: int = 100,
+        drop_fraction: float = 0.3,
+        *,
+        schedule: str | Callable[[int], float] = "cosine",
+        last_update_step: int | None = None,
+        grow_data: Any = None,
+        seed: int = 0,
+        drop_noise: float = 0.0,
+        skip_weight_step: bool = False,
+        kernels: str | Sequence[str] | None = None,
+    ) -> None:
         super().__init__(kernels)
-        self._algorithm = self.updater(drop_noise)
+        self.algorithm = make_updater(algorithm, drop_noise)
         self.update_freq = check_int("update_freq", update_freq, minimum=1)
         self.drop_fraction = schedules.check_fraction(drop_fraction)
         self.schedule = schedules.check_schedule(schedule, last_update_step)
         if last_update_step is not None:
             check_int("last_update_step", last_update_step, schedules.FOREVER)
         self.last_update_step = last_update_step
-        self.grow_data = None
+        if grow_data is not None:
+            _check_grow_data(self.algorithm, grow_data)
+        self.grow_data = grow_data
         self.seed = check_int("seed", seed, minimum=0)
         self.skip_weight_step = bool(skip_weight_step)
         self._known_missing: set[str] = set()
-        self._next_update = None
-        self._executions_to_next = 0
+        self._next_update: int | None = None
+        self._countdown = Countdown()
         self._is_beginning = False
 
-    def _begin(self, session):
+    def _begin(self, session: Session) -> None:
         self._check_length_is_known()
         super()._begin(session)
         session.logs[self._log_name] = float(self.state.drop_fraction.numpy())
@@ -73,15 +120,15 @@ class _Dynamic(SparseTraining):
             )
 
     @property
-    def _log_name(self):
+    def _log_name(self) -> str:
         """What the drop fraction is logged as: apart for callbacks beside others."""
         if self.kernels is None:
             return "drop_fraction"
         patterns = [self.kernels] if isinstance(self.kernels, str) else self.kernels
         return f"drop_fraction/{','.join(patterns)}"
 
-    def _prepare_state(self, model):
-        state = self.state
+    def _prepare_state(self, model: Any) -> None:
+        state, hook = self.state, self.attachment.hook
         with compat.strategy_of(model).scope():
             if not hasattr(state, "last_update_step"):
                 last = self.last_update_step
@@ -89,72 +136,79 @@ class _Dynamic(SparseTraining):
                 state.last_update_step = tf.Variable(last, dtype=tf.int64)
                 state.first_step = tf.Variable(0, dtype=tf.int64)
                 state.drop_fraction = tf.Variable(0.0)
-            highest = self.attachment.hook.highest_learning_rate
+            highest = hook.highest_learning_rate
             before = getattr(state, "highest_learning_rate", None)
             if highest is not None and highest is not before:
                 if before is not None:
                     highest.assign(before.read_value())
                 state.highest_learning_rate = highest
+        if hook.gradient_averages:
+            self._prepare_averages(hook.gradient_averages)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def _prepare_averages(self, averages: dict[str, Any]) -> None:
+        """Goes on with the moving averages of an earlier training of the model."""
+        before = getattr(self.state, "gradient_averages", {})
+        for path, average in averages.items():
+            # The model was compiled anew, or loaded from a file; another one may have
+            # kernels of other shapes.
+            known = before.get(path, average)
+            if known is not average and known.shape == average.shape:
+                average.assign(known.read_value())
+        self.state.gradient_averages = averages
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Plans from the optimizer's step count, which other callbacks may restore."""
         batches = self.attachment.batches()
         if self._is_beginning and epoch > 0:
             self._warn_of_lost_state(epoch)
         self._is_beginning = False
         if self._last_update_step() == _UNRESOLVED:
-            per_epoch, accumulated = self.params["steps"], self.attachment.accumulated
-            done = min(batches, epoch * per_epoch)  # by this training, if resumed
-            total = done + (self.params["epochs"] - epoch) * per_epoch
-            first = (batches - done) // accumulated
-            self.state.first_step.assign(first)
-            self.state.last_update_step.assign(
-                first + schedules.default_last_update_step(total // accumulated)
+            first, last = first_and_last_update(
+                self.params, epoch, batches, self.attachment.accumulated
             )
-        self._check_alignment(batches, epoch)
+            self.state.first_step.assign(first)
+            self.state.last_update_step.assign(last)
+        if self._steps_per_execution > 1:
+            self._updates().check_alignment(
+                batches,
+                epochs=self.params["epochs"] - epoch,
+                steps=self.params["steps"],
+                steps_per_execution=self._steps_per_execution,
+            )
         self._plan(batches)
 
-    def _make_attachment(self, model, optimizer):
+    def _make_attachment(self, model: Any, optimizer: Any) -> Attachment:
         return Attachment(
             model,
             optimizer,
-            self._algorithm,
+            self.algorithm,
             paths=self._chosen_paths(model),
             grow_data=self.grow_data,
             follow_learning_rate=self.schedule == "lr",
             seed=self.seed,
         )
 
-    def _check_length_is_known(self):
-        unknown = self.params.get("steps") is None
-        resolved = self._last_update_step() != _UNRESOLVED
-        if unknown and self.last_update_step is None and not resolved:
-            raise ValueError(
-                "last_update_step=None means 75 % of the training's steps, but this "
-                "training's length is unknown. Pass steps_per_epoch to fit, "
-                "total_steps to a custom loop, or a last_update_step (-1: updates "
-                "never stop)."
-            )
+    def _check_length_is_known(self) -> None:
+        needs_length = self.last_update_step is None
+        check_length_is_known(
+            self.params,
+            self._steps_per_execution,
+            needs_length and self._last_update_step() == _UNRESOLVED,
+        )
         if self.skip_weight_step and self._steps_per_execution > 1:
             raise ValueError(
                 "skip_weight_step=True takes single training steps back, which "
                 f"steps_per_execution={self._steps_per_execution} does not allow. "
                 "Compile the model with steps_per_execution=1."
             )
-        if unknown and self._steps_per_execution > 1:
-            raise ValueError(
-                "With steps_per_execution > 1 a mask update can only come at an "
-                "execution's end, and this training's epoch length is unknown. Pass "
-                "steps_per_epoch to fit, or total_steps to a custom loop."
-            )
 
-    def _warn_of_lost_state(self, epoch):
+    def _warn_of_lost_state(self, epoch: int) -> None:
         """A resumed training whose callback is new knows less than before."""
         hook = self.attachment.hook
         known = dict(hook.gradient_averages)
         if hook.highest_learning_rate is not None:
             known["highest learning rate"] = hook.highest_learning_rate
-        if known and not any(np.any(each.numpy()) for each in known.values()):
+        if known and not any(np.any(variable.numpy()) for variable in known.values()):
             warnings.warn(
                 f"{type(self).__name__}: training goes on in epoch {epoch + 1} without "
                 f"what the callback knew before: {sorted(known)}. To keep it, call "
@@ -163,59 +217,35 @@ class _Dynamic(SparseTraining):
                 stacklevel=2,
             )
 
-    def _last_update_step(self):
+    def _last_update_step(self) -> int:
         if not hasattr(self.state, "last_update_step"):
             return _UNRESOLVED
         return int(self.state.last_update_step.numpy())
 
-    def _check_alignment(self, batches, epoch):
-        size, per_epoch = self._steps_per_execution, self.params["steps"]
-        if size == 1:
-            return
-        accumulated, last = self.attachment.accumulated, self._last_update_step()
-        misaligned = schedules.update_inside_execution(
-            batches,
-            epochs=self.params["epochs"] - epoch,
-            steps_per_epoch=per_epoch,
-            steps_per_execution=size,
-            update_freq=self.update_freq * accumulated,
-            last_update_step=last if last <= 0 else last * accumulated,
+    def _updates(self) -> Updates:
+        return Updates(
+            self.update_freq, self._last_update_step(), self.attachment.accumulated
         )
-        if misaligned is not None:
-            raise ValueError(
-                f"A mask update is due after {misaligned} batches, inside an execution "
-                f"of {size} (steps_per_execution), in epochs of {per_epoch}. Choose "
-                f"update_freq={self.update_freq}, times gradient_accumulation_steps, "
-                f"and the epoch's length as multiples of {size}, or another "
-                "steps_per_execution."
-            )
 
-    def _plan(self, batches):
-        """Finds the next update and how many executions it is away at least.
-
-        Reading the optimizer's step count waits for the step to end, so it is read when
-        an update may be due and not at every step.
-        """
-        last, accumulated = self._last_update_step(), self.attachment.accumulated
-        due = schedules.next_update(batches // accumulated, self.update_freq, last)
+    def _plan(self, batches: int) -> None:
+        """Finds the next update, and how many executions it is away at least."""
+        updates = self._updates()
+        due = updates.next_after(batches)
         self._next_update = due
         if due is not None:
-            missing = due * accumulated - batches
-            self._executions_to_next = -(-missing // self._steps_per_execution)
+            missing = due * updates.batches_per_step - batches
+            self._countdown.start_batches(missing, self._steps_per_execution)
         self.attachment.expect_update(due)
 
-    def before_steps(self):
+    def before_steps(self) -> None:
         """Notes the weights where an update takes the place of the step."""
-        is_due = self._next_update is not None and self._executions_to_next <= 1
+        is_due = self._next_update is not None and self._countdown.ends_now
         if is_due and self.skip_weight_step:
             self.attachment.remember_weights()
 
-    def after_steps(self):
+    def after_steps(self) -> None:
         """Updates the masks where that is due."""
-        if self._next_update is None:
-            return
-        self._executions_to_next -= 1
-        if self._executions_to_next > 0:
+        if self._next_update is None or not self._countdown.passed():
             return
         batches = self.attachment.batches()
         step = batches // self.attachment.accumulated
@@ -225,7 +255,7 @@ class _Dynamic(SparseTraining):
             self._update_masks(step)
         self._plan(batches)
 
-    def _update_masks(self, step):
+    def _update_masks(self, step: int) -> None:
         fraction = self._drop_fraction_at(step)
         if self._change_masks(step, fraction):
             self._warn_of_missing_gradients()
@@ -233,7 +263,7 @@ class _Dynamic(SparseTraining):
             self.state.drop_fraction.assign(np.array(fraction, np.float32))
             self._session.logs[self._log_name] = fraction
 
-    def _warn_of_missing_gradients(self):
+    def _warn_of_missing_gradients(self) -> None:
         missing = set(self.attachment.kernels_without_gradient)
         if missing - self._known_missing:
             warnings.warn(
@@ -243,7 +273,7 @@ class _Dynamic(SparseTraining):
             )
         self._known_missing |= missing
 
-    def _drop_fraction_at(self, step):
+    def _drop_fraction_at(self, step: int) -> float:
         if callable(self.schedule):
             return schedules.check_fraction(
                 self.schedule(step), f"the schedule's drop fraction at step {step}"
@@ -263,140 +293,97 @@ class _Dynamic(SparseTraining):
         return schedules.relative(self.drop_fraction, rate, highest)
 
 
-class SET(_Dynamic):
+def _check_grow_data(algorithm: MaskUpdater, grow_data: Any) -> None:
+    if not algorithm.needs_gradient or algorithm.gradient_decay:
+        reason = "averages the gradients of all steps"
+        if not algorithm.needs_gradient:
+            reason = "does not grow by a gradient"
+        raise ValueError(
+            f"Expected no grow_data, since {type(algorithm).__name__} {reason}. Leave "
+            "it out."
+        )
+    check_batch("grow_data", grow_data)
+
+
+class _ByClass(MaskUpdates):
+    """Mask updates by the algorithm of the class attribute `updater`."""
+
+    updater: type[MaskUpdater]
+
+    def __init__(
+        self,
+        update_freq: int = 100,
+        drop_fraction: float = 0.3,
+        *,
+        schedule: str | Callable[[int], float] = "cosine",
+        last_update_step: int | None = None,
+        grow_data: Any = None,
+        seed: int = 0,
+        drop_noise: float = 0.0,
+        skip_weight_step: bool = False,
+        kernels: str | Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(
+            self.updater,
+            update_freq,
+            drop_fraction,
+            schedule=schedule,
+            last_update_step=last_update_step,
+            grow_data=grow_data,
+            seed=seed,
+            drop_noise=drop_noise,
+            skip_weight_step=skip_weight_step,
+            kernels=kernels,
+        )
+
+
+class SET(_ByClass):
     """Sparse evolutionary training: drops small weights, grows at random.
 
-    Between two training steps, every `update_freq` optimizer steps, each kernel loses
-    its floor(active * fraction) smallest weights and gains as many new ones, which
-    start at 0. Adds "sparsity" and "drop_fraction" (of the last update) to the training
-    logs.
-
-    Args:
-      update_freq: int >= 1, steps between two updates.
-      drop_fraction: float in [0, 1], the share of active weights replaced, at most.
-      schedule: how the fraction changes: "cosine" falls to 0 at `last_update_step`;
-        "constant" stays; "lr" follows the learning rate, relative to the highest so
-        far; or a function from the step to a fraction, instead of `drop_fraction`.
-      last_update_step: int, the last step at which masks may be updated; -1 never to
-        stop, 0 never to update. None: 75 % of the training's steps, resolved at the
-        first `fit` and kept in `state`.
-      seed: int >= 0, for the random draws.
-      drop_noise: float >= 0, standard deviation of the normal noise added to the
-        magnitudes by which weights are dropped.
-      skip_weight_step: whether an update takes the place of its step's weight update,
-        as in the RigL paper: weights and optimizer state are those before that step.
-      kernels: None for all sparse kernels; or a glob pattern, or several, on the paths
-        of those that this callback trains. Others belong to other callbacks of the same
-        training or keep their masks.
-
-    Attributes:
-      state: a `tf.Module` to put into a `tf.train.Checkpoint` beside model and
-        optimizer, from which a broken-off training goes on.
-
-    Raises:
-      ValueError: for an argument out of range; and at the start of training, when the
-        model has no sparse kernel, its optimizer keeps state that cannot follow a mask,
-        or the training's length is unknown and needed.
+    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`;
+    `grow_data` is refused.
 
     Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
     """
 
-    updater = base.SET
+    updater = dynamic.SET
 
 
-class RigL(_Dynamic):
+class RigL(_ByClass):
     """RigL: drops small weights, grows where the loss gradient is largest.
 
-    As `SET`, but new connections are those whose dense gradient has the largest
-    magnitude.
-
-    Args:
-      update_freq: see `SET`.
-      drop_fraction: see `SET`.
-      schedule: see `SET`.
-      last_update_step: see `SET`.
-      grow_data: None grows by the gradient of the training batch of the step before the
-        update, at no extra pass. Or a batch `(x, y)` or `(x, y, sample_weight)`, on
-        which the gradient is evaluated after that step, in training mode, without
-        changing batch-norm averages.
-      seed: see `SET`; RigL itself draws nothing but noise.
-      drop_noise: see `SET`.
-      skip_weight_step: see `SET`.
-      kernels: see `SET`.
-
-    Attributes:
-      state: see `SET`.
-
-    Raises:
-      ValueError: see `SET`.
+    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`.
+    RigL itself draws nothing but noise.
 
     Source: Evci et al. 2020, section 3 and Algorithm 1.
     """
 
-    updater: type[base.MaskUpdater] = base.RigL
-
-    def __init__(
-        self,
-        update_freq=100,
-        drop_fraction=0.3,
-        schedule="cosine",
-        last_update_step=None,
-        grow_data=None,
-        seed=0,
-        drop_noise=0.0,
-        skip_weight_step=False,
-        kernels=None,
-    ):
-        super().__init__(
-            update_freq,
-            drop_fraction,
-            schedule,
-            last_update_step,
-            seed,
-            drop_noise,
-            skip_weight_step,
-            kernels,
-        )
-        if grow_data is not None:
-            check_batch("grow_data", grow_data)
-        self.grow_data = grow_data
+    updater = dynamic.RigL
 
 
-class RigLInverted(RigL):
+class RigLInverted(_ByClass):
     """RigL that grows where the gradient is *smallest*: a control, not a method.
 
-    Arguments, attributes and errors are those of `RigL`.
+    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`.
 
     Source: Evci et al. 2022, section 4 and Figure 3.
     """
 
-    updater = base.RigLInverted
+    updater = dynamic.RigLInverted
 
 
-class SNFS(_Dynamic):
+class SNFS(_ByClass):
     """Sparse networks from scratch: grows where the gradient's average is largest.
 
-    As `SET`, but new connections are those whose dense gradient, averaged over the
-    training steps with a share of 0.9 for the past, has the largest magnitude. The
-    average costs 4 bytes a weight and one pass over the weights in every step. How many
-    connections a layer has stays the same: the redistribution of the original method is
-    left out.
+    New connections are those whose dense gradient, averaged over the training steps
+    with a share of 0.9 for the past, has the largest magnitude. The average costs 4
+    bytes a weight and one pass over the weights in every step. How many connections a
+    layer has stays the same: the redistribution of the original method is left out.
 
-    Arguments, attributes and errors are those of `SET`.
+    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`;
+    `grow_data` is refused.
 
     Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", section 3.
     """
 
-    updater = base.SNFS
-
-    def _prepare_state(self, model):
-        super()._prepare_state(model)
-        averages = self.attachment.hook.gradient_averages
-        before = getattr(self.state, "gradient_averages", {})
-        for path, average in averages.items():
-            # The model was compiled anew, or loaded from a file; another one may have
-            # kernels of other shapes.
-            known = before.get(path, average)
-            if known is not average and known.shape == average.shape:
-                average.assign(known.read_value())
-        self.state.gradient_averages = averages
+    updater = dynamic.SNFS

@@ -1,16 +1,17 @@
 """Gradient flow: the squared norm of the loss gradient, and its change by updates."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms import schedules
 from rigl_keras.common.checks import check_has_loss, check_int
 from rigl_keras.core.kernels import find_kernels, masked, named_weights
-from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.core.masks import masks_by_weight
 from rigl_keras.training.batch_gradients import BatchGradients, check_batch
+from rigl_keras.training.clock import Countdown
 from rigl_keras.training.observers import MaskUpdateObserver
 
 
@@ -28,24 +29,19 @@ class FlowMeasurement(NamedTuple):
     kernel_norms: dict[str, float]
 
     @property
-    def norm(self):
+    def norm(self) -> float:
         """The norm over all trainable parameters."""
         return math.hypot(*self.norms.values())
 
     @property
-    def flow(self):
+    def flow(self) -> float:
         """The gradient flow ∇Lᵀ∇L, which is `norm` squared."""
         return self.norm**2
 
     @property
-    def kernel_norm(self):
+    def kernel_norm(self) -> float:
         """The norm over the kernels alone."""
         return math.hypot(*self.kernel_norms.values())
-
-    @property
-    def kernel_flow(self):
-        """The gradient flow of the kernels alone."""
-        return self.kernel_norm**2
 
 
 class FlowMeter:
@@ -66,12 +62,12 @@ class FlowMeter:
     Source: Evci et al. 2022, section 3.
     """
 
-    def __init__(self, model, data):
+    def __init__(self, model: Any, data: Sequence[Any]) -> None:
         check_batch("data", data)
         self._paths = _trainable_paths(model)
         self._strategy = model.distribute_strategy
-        masks = {id(each.kernel): each.mask for each in sparse_kernels(model)}
-        kernels = {id(each.variable) for each in find_kernels(model)}
+        masks = masks_by_weight(model)
+        kernels = {id(kernel.variable) for kernel in find_kernels(model)}
         variables = model.trainable_variables
         self._masks = [masks.get(id(variable)) for variable in variables]
         self._is_kernel = [id(variable) in kernels for variable in variables]
@@ -80,7 +76,7 @@ class FlowMeter:
             # Autograph has nothing to convert here, and takes a second to find out.
             self._compiled = tf.function(self._norms, autograph=False)
 
-    def measure(self):
+    def measure(self) -> FlowMeasurement:
         """Measures with the weights and masks of now.
 
         Returns:
@@ -98,7 +94,7 @@ class FlowMeter:
                 kernel_norms[path] = norms[path]
         return FlowMeasurement(norms, kernel_norms)
 
-    def _norms(self):
+    def _norms(self) -> list[tf.Tensor]:
         """The norm of each variable's gradient; 0 where the loss is independent."""
         norms = []
         for gradient, mask in zip(
@@ -113,7 +109,7 @@ class FlowMeter:
         return norms
 
 
-def gradient_flow(model, data):
+def gradient_flow(model: Any, data: Sequence[Any]) -> FlowMeasurement:
     """A model's gradient flow on one batch.
 
     To measure more than once, a `FlowMeter` compiles only once.
@@ -159,7 +155,7 @@ class GradientFlow(MaskUpdateObserver):
     Source: Evci et al. 2022, section 3 and Figures 2 and 3.
     """
 
-    def __init__(self, data, every=100):
+    def __init__(self, data: Sequence[Any], every: int | None = 100) -> None:
         super().__init__()
         check_batch("data", data)
         self._data = data
@@ -169,57 +165,55 @@ class GradientFlow(MaskUpdateObserver):
         self._meter: Any = None
         self._norm_before = 0.0
         self._next_record = 0
-        self._executions_to_next = 0
+        self._countdown = Countdown()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Begins to take part."""
         super().on_train_begin(logs)
         self._meter = FlowMeter(self.model, self._data)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Plans from the optimizer's step count, which other callbacks may restore."""
         if self.every is not None:
-            self._plan(self._step())
+            self._plan(self._step(), self.every)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Records when it is time to."""
-        # Reading the optimizer's step count waits for the step to end.
-        self._executions_to_next -= 1
-        if self.every is None or self._executions_to_next > 0:
+        if self.every is None or not self._countdown.passed():
             return
         step = self._step()
         # Loss scaling may have skipped steps.
         if step >= self._next_record:
             self._record(step)
-        self._plan(step)
+        self._plan(step, self.every)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Puts the last record into the logs."""
         if self.records and logs is not None:
             logs["gradient_flow"] = self.records[-1]["flow"]
             logs["gradient_norm"] = self.records[-1]["norm"]
 
-    def on_mask_update_begin(self, step):
+    def on_mask_update_begin(self, step: int) -> None:
         """Measures with the old masks."""
         self._norm_before = self._meter.measure().norm
 
-    def on_mask_update_end(self, step):
+    def on_mask_update_end(self, step: int) -> None:
         """Measures with the new masks."""
         before, after = self._norm_before, self._meter.measure().norm
         self.updates.append(
             {"step": step, "before": before, "after": after, "change": after - before}
         )
 
-    def _step(self):
+    def _step(self) -> int:
         return int(compat.innermost_optimizer(self.model.optimizer).iterations.numpy())
 
-    def _plan(self, step):
-        due = schedules.next_update(step, self.every, schedules.FOREVER)
-        size = compat.steps_per_execution(self.model)
-        self._next_record = due
-        self._executions_to_next = -(-(due - step) // size)
+    def _plan(self, step: int, every: int) -> None:
+        self._next_record = (step // every + 1) * every
+        self._countdown.start_batches(
+            self._next_record - step, compat.steps_per_execution(self.model)
+        )
 
-    def _record(self, step):
+    def _record(self, step: int) -> None:
         measured = self._meter.measure()
         self.records.append(
             {
@@ -231,7 +225,7 @@ class GradientFlow(MaskUpdateObserver):
         )
 
 
-def _trainable_paths(model):
+def _trainable_paths(model: Any) -> list[str]:
     """A path for each of a model's trainable variables."""
     check_has_loss(model, "The gradient")
     if not model.trainable_variables:

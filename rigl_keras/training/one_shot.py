@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms.base import PRUNERS, KernelState, Pruner
+from rigl_keras.algorithms import KernelState, Pruner, named
+from rigl_keras.common.checks import choice
 from rigl_keras.core.distributions import check_sparsity
 from rigl_keras.core.kernels import read_mask
 from rigl_keras.core.masks import set_masks, sparse_kernels
@@ -56,12 +57,7 @@ def prune_once(model, criterion, sparsity, data=None, ranking="global"):
 def _checked_pruner(criterion, ranking):
     if isinstance(criterion, Pruner):
         return criterion
-    if criterion not in PRUNERS:
-        raise ValueError(
-            f"Expected `criterion` to be one of {sorted(PRUNERS)} or a Pruner, got "
-            f"{criterion!r}."
-        )
-    return PRUNERS[criterion](ranking)
+    return choice("`criterion`", criterion, named(Pruner))(ranking)
 
 
 def _trainable_kernels(model):

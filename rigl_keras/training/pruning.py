@@ -1,14 +1,17 @@
 """The callback that prunes while `fit` trains."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms.base import Magnitude
+from rigl_keras.algorithms import Magnitude
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
+from rigl_keras.training.clock import Countdown
 
 # The schedule is asked for so many steps at a time: once a step would cost too much.
 _BLOCK = 1024
@@ -48,7 +51,12 @@ class Pruning(SparseTraining):
     Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
     """
 
-    def __init__(self, schedule, ranking="layer", kernels=None):
+    def __init__(
+        self,
+        schedule: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        ranking: str = "layer",
+        kernels: str | Sequence[str] | None = None,
+    ) -> None:
         super().__init__(kernels)
         self._pruner = Magnitude(ranking)
         self.schedule = _checked_schedule(schedule)
@@ -56,16 +64,16 @@ class Pruning(SparseTraining):
         self._first = 0  # the step that `_is_due` begins with
         self._is_due = np.zeros(0, bool)
         self._sparsity = np.zeros(0, np.float32)
-        self._executions_to_next = 0
+        self._countdown = Countdown()
         self._batches_left = math.inf  # in this epoch
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Looks at the optimizer's step count anew: other callbacks may restore it."""
-        self._executions_to_next = 0
+        self._countdown.start(0)
         steps = self.params.get("steps")
         self._batches_left = math.inf if steps is None else steps
 
-    def thresholds(self):
+    def thresholds(self) -> dict[str, float]:
         """The smallest magnitudes that the last pruning kept.
 
         Returns:
@@ -77,12 +85,12 @@ class Pruning(SparseTraining):
         values = self.state.thresholds.numpy()
         return dict(zip(self.attachment.paths, map(float, values), strict=True))
 
-    def _make_attachment(self, model, optimizer):
+    def _make_attachment(self, model: Any, optimizer: Any) -> Attachment:
         return Attachment(
             model, optimizer, self._pruner, paths=self._chosen_paths(model)
         )
 
-    def _prepare_state(self, model):
+    def _prepare_state(self, model: Any) -> None:
         zeros = np.zeros(len(self.attachment.paths), np.float32)
         before = getattr(self.state, "thresholds", None)
         # Another model, or another choice of what is frozen, has other kernels.
@@ -90,14 +98,13 @@ class Pruning(SparseTraining):
             with compat.strategy_of(model).scope():
                 self.state.thresholds = tf.Variable(zeros)
 
-    def before_steps(self):
+    def before_steps(self) -> None:
         """Prunes where a step that now begins is due."""
         # The last execution of an epoch may have fewer batches.
         count = int(min(self._steps_per_execution, self._batches_left))
         self._batches_left -= count
         # Reading the optimizer's step count waits for the step before to end.
-        if self._executions_to_next > 0:
-            self._executions_to_next -= 1
+        if not self._countdown.passed():
             return
         batches, accumulated = self.attachment.batches(), self.attachment.accumulated
         # The steps that have begun before these batches, and after them.
@@ -111,9 +118,10 @@ class Pruning(SparseTraining):
         known = len(is_due) - (soon_begun - begun)
         next_due = soon_begun + (int(later[0]) if later.size else known)
         missing = next_due * accumulated - (batches + count)
-        self._executions_to_next = missing // self._steps_per_execution
+        # The execution that brings the step comes after so many whole ones.
+        self._countdown.start(missing // self._steps_per_execution + 1)
 
-    def _prune(self, step, sparsity):
+    def _prune(self, step: int, sparsity: float) -> None:
         if not 0 <= sparsity < 1:
             raise ValueError(
                 f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
@@ -122,7 +130,7 @@ class Pruning(SparseTraining):
         if self._change_masks(step, sparsity):
             self.state.thresholds.assign(self.attachment.smallest_magnitudes())
 
-    def _schedule_from(self, step):
+    def _schedule_from(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """What the schedule says of this step and of the next ones, as two arrays."""
         skipped = step - self._first
         left = len(self._is_due) - skipped
@@ -135,15 +143,15 @@ class Pruning(SparseTraining):
             self._is_due, self._sparsity = is_due.numpy(), sparsity.numpy()
         return self._is_due[skipped:], self._sparsity[skipped:]
 
-    def _evaluate_block(self, steps):
-        def evaluate(step):
+    def _evaluate_block(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def evaluate(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             is_due, sparsity = self.schedule(step)
             return tf.cast(is_due, tf.bool), tf.cast(sparsity, tf.float32)
 
         return tf.map_fn(evaluate, steps, fn_output_signature=(tf.bool, tf.float32))
 
 
-def _checked_schedule(schedule):
+def _checked_schedule(schedule: Any) -> Callable:
     expected = (
         "Expected `schedule` to be a function from a step to (whether to prune, the "
         "sparsity), such as rigl_keras.schedules.polynomial_decay(0.0, 0.9, begin_step,"
@@ -158,9 +166,9 @@ def _checked_schedule(schedule):
     return schedule
 
 
-def _is_answer(answer):
+def _is_answer(answer: Any) -> bool:
     is_pair = isinstance(answer, tuple | list) and len(answer) == 2
-    if not is_pair or not all(tf.is_tensor(each) for each in answer):
+    if not is_pair or not all(map(tf.is_tensor, answer)):
         return False
     is_due, sparsity = answer
     is_number = sparsity.dtype.is_floating or sparsity.dtype.is_integer

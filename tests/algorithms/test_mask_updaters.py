@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras.algorithms import base
-from rigl_keras.algorithms.base import ALGORITHMS, KernelState
+from rigl_keras import mask_updaters
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
+from rigl_keras.mask_updaters import ALGORITHMS, KernelState
 
 SHAPE = (4, 6)
 NUMBERS = st.sampled_from(
@@ -132,7 +132,7 @@ def test_set_grows_every_free_connection_equally_often():
 
 @given(ARRAYS, MASKS, MASKS, st.sampled_from([0.0, 0.1]))
 def test_surviving_keeps_values_of_kept_connections_only(values, old, new, start):
-    result = base.surviving(tf.constant(values), old, new, start).numpy()
+    result = mask_updaters.surviving(tf.constant(values), old, new, start).numpy()
     for index in np.ndindex(SHAPE):
         expected = values[index] if old[index] and new[index] else np.float32(start)
         np.testing.assert_array_equal(result[index], expected)
@@ -140,7 +140,7 @@ def test_surviving_keeps_values_of_kept_connections_only(values, old, new, start
 
 def test_an_algorithm_without_grow_scores_says_so():
     with pytest.raises(NotImplementedError, match="MaskUpdater"):
-        base.MaskUpdater().grow_scores(None)
+        mask_updaters.MaskUpdater().grow_scores(None)
 
 
 def test_no_drop_noise_changes_nothing_and_seeds_name_the_noise():
@@ -207,7 +207,10 @@ def test_update_in_fit_is_that_of_the_dense_gradient(callback):
     gradients = dense_gradients(model, *tiny.data(8))
     sign = 1 if callback is rigl_keras.RigL else -1
     tiny.fit(
-        model, callback(1, 0.6, "constant", last_update_step=1), samples=16, epochs=1
+        model,
+        callback(1, 0.6, schedule="constant", last_update_step=1),
+        samples=16,
+        epochs=1,
     )
     after = rigl_keras.get_masks(model)
     for path, mask in before.items():
@@ -225,7 +228,7 @@ def test_set_update_in_fit_drops_the_smallest_and_grows_by_the_named_draw():
     before, kernels = rigl_keras.get_masks(model), tiny.weights(model)
     tiny.fit(
         model,
-        rigl_keras.SET(2, 0.6, "constant", last_update_step=2, seed=5),
+        rigl_keras.SET(2, 0.6, schedule="constant", last_update_step=2, seed=5),
         samples=16,
     )
     for index, (path, after) in enumerate(rigl_keras.get_masks(model).items()):
@@ -265,7 +268,11 @@ def test_adam_moments_live_on_where_a_connection_does():
             moments[path] = first * kept, second * kept
             kernels[path] = kernels[path] * kept
             masks[path] = new
-    tiny.fit(model, rigl_keras.RigL(1, 0.5, "constant", -1), samples=16)
+    tiny.fit(
+        model,
+        rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1),
+        samples=16,
+    )
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
     for path, expected in moments.items():
         for slot, moment in zip(tiny.slots(model, path), expected, strict=True):
@@ -282,7 +289,11 @@ def test_adagrad_slots_start_anew_at_the_accumulators_initial_value():
     optimizer = keras.optimizers.Adagrad(0.0, initial_accumulator_value=0.25)
     model = standing_model(optimizer=optimizer)
     before = rigl_keras.get_masks(model)
-    tiny.fit(model, rigl_keras.RigL(1, 0.5, "constant", -1), samples=8)
+    tiny.fit(
+        model,
+        rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1),
+        samples=8,
+    )
     for path, after in rigl_keras.get_masks(model).items():
         (slot,) = tiny.slots(model, path)
         assert (slot[~(before[path] & after)] == 0.25).all()
@@ -293,7 +304,9 @@ def set_masks_of(seed=0, update_seed=0, steps=1):
     model = standing_model(seed)
     tiny.fit(
         model,
-        rigl_keras.SET(1, 0.8, "constant", -1, seed=update_seed),
+        rigl_keras.SET(
+            1, 0.8, schedule="constant", last_update_step=-1, seed=update_seed
+        ),
         samples=8 * steps,
     )
     return rigl_keras.get_masks(model)
@@ -322,7 +335,12 @@ def test_set_draws_differ_by_kernel_and_update():
         rigl_keras.set_masks(model, {"a/kernel": mask, "b/kernel": mask})
         x = tiny.integers((8, 6))
         model.fit(
-            x, x, verbose=0, callbacks=[rigl_keras.SET(1, 1.0, "constant", -1, seed=3)]
+            x,
+            x,
+            verbose=0,
+            callbacks=[
+                rigl_keras.SET(1, 1.0, schedule="constant", last_update_step=-1, seed=3)
+            ],
         )
         grown += [m.tobytes() for m in rigl_keras.get_masks(model).values()]
     assert len(set(grown)) == 4
@@ -332,8 +350,8 @@ def test_set_draws_differ_by_kernel_and_update():
 def test_counts_that_float32_rounds_up_are_kept():
     active = 2**24 + 3  # 2**24 + 4 in float32
     mask = np.arange(2**24 + 9) < active
-    state = base.KernelState(
+    state = mask_updaters.KernelState(
         tf.zeros(mask.shape), tf.constant(mask), None, tf.zeros([2], tf.int64)
     )
-    new = base.SET().new_mask(state, tf.constant(1.0))
+    new = mask_updaters.SET().new_mask(state, tf.constant(1.0))
     assert np.count_nonzero(new) == active

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pruning_reference import globally_pruned_masks, kept_count, pruned_mask
 
-from rigl_keras.algorithms import base
-from rigl_keras.algorithms.base import PRUNERS, KernelState
+from rigl_keras import mask_updaters
+from rigl_keras.mask_updaters import PRUNERS, KernelState
 
 # With halves among the counts, which round to even.
 SPARSITIES = st.sampled_from([0.0, 0.5, 0.75, 0.9]) | st.floats(0, 0.9375, width=32)
@@ -41,7 +41,7 @@ def random_states(seed, shapes=((3, 5), (7, 1), (2, 2, 1, 3))):
     return states
 
 
-@pytest.mark.parametrize("ranking", base.RANKINGS)
+@pytest.mark.parametrize("ranking", mask_updaters.RANKINGS)
 @pytest.mark.parametrize("name", sorted(PRUNERS))
 def test_pruners_keep_the_highest_scores(name, ranking):
     pruner = PRUNERS[name](ranking)
@@ -90,4 +90,4 @@ def test_a_pruner_checks_its_ranking_and_needs_scores():
     with pytest.raises(ValueError, match=r"ranking.*'layer', 'global'.*'all'"):
         PRUNERS["snip"]("all")
     with pytest.raises(NotImplementedError, match="Pruner defines no keep_scores"):
-        base.Pruner().keep_scores(None)
+        mask_updaters.Pruner().keep_scores(None)

@@ -251,7 +251,7 @@ def test_frozen_layers_are_masked_but_not_updated():
     sparse = tiny.compiled(tiny.sparsify(model))
     assert len(sparse.trainable_weights) == 2
     before, weights = rigl_keras.get_masks(sparse), tiny.weights(sparse)
-    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, "constant", -1))
+    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1))
     after = rigl_keras.get_masks(sparse)
     np.testing.assert_array_equal(after["hidden/kernel"], before["hidden/kernel"])
     np.testing.assert_array_equal(

@@ -42,7 +42,7 @@ def test_custom_layers_that_hold_dense_layers(custom):
     sparse = tiny.compiled(tiny.sparsify(model))
     assert tiny.counts(sparse) == {"block/inner/kernel": 18, "out/kernel": 9}
     before = rigl_keras.get_masks(sparse)
-    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, "constant", -1))
+    tiny.fit(sparse, rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1))
     tiny.assert_zero_off_masks(sparse)
     after = rigl_keras.get_masks(sparse)
     assert all((before[path] != after[path]).any() for path in before)

@@ -14,8 +14,7 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import data, networks
-from rigl_keras.algorithms import base
+from rigl_keras import data, mask_updaters, networks
 from rigl_keras.training.observers import MaskUpdateObserver
 
 UPDATE_FREQ = 20
@@ -225,7 +224,9 @@ def record_updates(callback, digits, **options):
     batches = data.batches(
         digits.train_images, digits.train_labels, 64, 0, LAST_STEP, seed=0
     )
-    updater = callback(UPDATE_FREQ, DROP_FRACTION, "lr", last_update_step=-1, **options)
+    updater = callback(
+        UPDATE_FREQ, DROP_FRACTION, schedule="lr", last_update_step=-1, **options
+    )
     recorder = Recorder()
     sparse_lenet5(WEIGHT_DECAY).fit(
         batches, shuffle=False, verbose=0, callbacks=[recorder, updater]
@@ -321,13 +322,13 @@ def test_selection_is_the_originals_for_random_tensors(shape, seed):
     alive = mask & (generator.uniform(size=shape) < 0.9)
     weights = np.float32(generator.normal(size=shape) * alive)
     gradient = np.float32(generator.normal(size=shape))
-    state = base.KernelState(
+    state = mask_updaters.KernelState(
         tf.constant(weights), tf.constant(mask), tf.constant(gradient)
     )
     for fraction in np.float32([0, 0.05, 0.3, 0.97, 1]):
         for updater, sign in (
-            (base.RigL(), 1),
-            (base.RigLInverted(), -1),
+            (mask_updaters.RigL(), 1),
+            (mask_updaters.RigLInverted(), -1),
         ):
             np.testing.assert_array_equal(
                 updater.new_mask(state, tf.constant(fraction)),

@@ -246,7 +246,12 @@ def test_a_subclassed_model_wraps_its_own_layers_and_trains():
     model(x)
     before = rigl_keras.get_masks(model)
     assert len(before) == 2
-    model.fit(x, y, verbose=0, callbacks=[rigl_keras.RigL(1, 0.5, "constant", -1)])
+    model.fit(
+        x,
+        y,
+        verbose=0,
+        callbacks=[rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1)],
+    )
     after = rigl_keras.get_masks(model)
     tiny.assert_zero_off_masks(model)
     for path, mask in before.items():
@@ -331,7 +336,7 @@ def test_a_saved_model_keeps_masks_weights_and_outputs(tmp_path, file):
     if tiny.IS_KERAS_3 and file == "model.h5":
         # Its optimizer, built on no variables, would train no model.
         tiny.compiled(loaded)
-    tiny.fit(loaded, rigl_keras.RigL(1, 0.5, "constant", -1))
+    tiny.fit(loaded, rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1))
     tiny.assert_zero_off_masks(loaded)
     assert (rigl_keras.get_masks(loaded)["out/kernel"] != masks["out/kernel"]).any()
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rigl_keras
-from rigl_keras import data
-from rigl_keras.algorithms import base
+from rigl_keras import data, mask_updaters
 from rigl_keras.program import algorithm, optimizer, schedule
 
 SEEDS = algorithm.Seeds(init_seed=1, data_seed=2, mask_seed=3)
@@ -114,21 +113,15 @@ def make_updater(**options):
     return algorithm.make_mask_updater(config, model, lambda: BATCH, SEEDS)
 
 
-@pytest.mark.parametrize(
-    ("name", "updater"),
-    [
-        ("", rigl_keras.Static),
-        ("set", rigl_keras.SET),
-        ("rigl", rigl_keras.RigL),
-        ("rigl_inverted", rigl_keras.RigLInverted),
-        ("snfs", rigl_keras.SNFS),
-        # These have pruned before training, and the masks stay.
-        ("snip", rigl_keras.Static),
-        ("grasp", rigl_keras.Static),
-    ],
-)
-def test_a_name_makes_its_callback(name, updater):
-    assert type(make_updater(update_alg=name)) is updater
+@pytest.mark.parametrize("name", mask_updaters.ALGORITHMS)
+def test_a_name_makes_a_callback_of_the_algorithm(name):
+    callback = make_updater(update_alg=name)
+    assert type(callback.algorithm) is mask_updaters.ALGORITHMS[name]
+
+
+@pytest.mark.parametrize("name", ["", "snip", "grasp"])
+def test_masks_that_were_pruned_before_training_stay(name):
+    assert type(make_updater(update_alg=name)) is rigl_keras.Static
 
 
 @pytest.mark.parametrize("name", ["set", "rigl", "rigl_inverted", "snfs"])
@@ -208,13 +201,13 @@ def test_a_dense_network_needs_no_callback():
 
 
 PRUNERS = {
-    "snip": base.SNIP,
-    "grasp": base.GraSP,
-    "rigl_s": base.SNIP,
-    "rigl_grasp": base.GraSP,
-    "rigl": base.Magnitude,
-    "set": base.Magnitude,
-    "snfs": base.Magnitude,
+    "snip": mask_updaters.SNIP,
+    "grasp": mask_updaters.GraSP,
+    "rigl_s": mask_updaters.SNIP,
+    "rigl_grasp": mask_updaters.GraSP,
+    "rigl": mask_updaters.Magnitude,
+    "set": mask_updaters.Magnitude,
+    "snfs": mask_updaters.Magnitude,
 }
 
 
@@ -235,7 +228,7 @@ def test_the_criterion_of_pruning_before_training(name):
 def test_the_ranking_of_pruning_before_training(ranking):
     pruner = updater_config("rigl").one_shot_pruner(0.5, ranking)
     states = [
-        base.KernelState(
+        mask_updaters.KernelState(
             weights=tf.constant(values), mask=tf.ones([4], bool), seed=None
         )
         for values in ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0])

@@ -1,4 +1,6 @@
 import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +77,13 @@ def test_the_environment_names_versions():
     versions = files.environment()["versions"]
     assert versions["tensorflow"].startswith("2.")
     assert {"rigl_keras", "keras", "python", "numpy"} <= versions.keys()
+
+
+def test_the_revision_is_that_of_the_checkout():
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    head = subprocess.run(command, capture_output=True, text=True, check=True)
+    revision = files.environment()["git_revision"]
+    assert revision.removesuffix("-dirty") == head.stdout.strip()

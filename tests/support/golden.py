@@ -12,7 +12,9 @@ LAYERS = keras.layers
 
 
 def forever(callback, every=2, fraction=0.4, **options):
-    return callback(every, fraction, "constant", last_update_step=-1, **options)
+    return callback(
+        every, fraction, schedule="constant", last_update_step=-1, **options
+    )
 
 
 def net(**options):

@@ -20,8 +20,7 @@ from golden import LAYERS, exact_net
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import SNFS, Pruning, Static
-from rigl_keras.algorithms import base
+from rigl_keras import SNFS, Pruning, Static, mask_updaters
 
 STEPS, BATCH = 4, 16
 CHECKPOINT_STEP = 2
@@ -31,7 +30,7 @@ X, Y = tiny.integers((STEPS * BATCH, 6, 6, 1), 1), tiny.integers((STEPS * BATCH,
 class ExactSNFS(SNFS):
     """Averages by powers of two, so that sums stay exact."""
 
-    class updater(base.SNFS):  # noqa: N801
+    class updater(mask_updaters.SNFS):  # noqa: N801
         gradient_decay = 0.5
 
 

@@ -156,7 +156,9 @@ class EveryStep(keras.callbacks.Callback):
 
 def forever(callback=rigl_keras.SET, every=1, fraction=0.5, **options):
     """A callback that updates masks, by the same fraction, until the training ends."""
-    return callback(every, fraction, "constant", last_update_step=-1, **options)
+    return callback(
+        every, fraction, schedule="constant", last_update_step=-1, **options
+    )
 
 
 class UpdateSteps(keras.callbacks.Callback):

@@ -98,7 +98,7 @@ def gradient_at(model, x, y):
 
 def test_updates_are_counted_in_steps_of_the_optimizer():
     model = tiny.sparse_mlp(sgd(2))
-    callback = SET(2, 0.5, "constant")
+    callback = SET(2, 0.5, schedule="constant")
     steps = tiny.update_steps(
         model, callback, samples=64, batch_size=4, epochs=1, shuffle=False
     )

@@ -141,7 +141,13 @@ def test_masks_grow_by_the_fixed_batch():
     x, y = tiny.data(64)
     data = x[40:50], y[40:50]
     scores = dict(zip(before, gradients(model, data), strict=True))
-    tiny.fit(model, rigl_keras.RigL(4, 0.6, "constant", -1, grow_data=data), samples=32)
+    tiny.fit(
+        model,
+        rigl_keras.RigL(
+            4, 0.6, schedule="constant", last_update_step=-1, grow_data=data
+        ),
+        samples=32,
+    )
     for path, after in rigl_keras.get_masks(model).items():
         expected = tiny.reference_mask(
             before[path], np.abs(kernels[path]), np.abs(scores[path]), 0.6
@@ -162,7 +168,9 @@ def test_several_inputs_and_outputs_by_name():
     x = {"left": tiny.integers((8, 4)), "right": tiny.integers((8, 5), 1)}
     y = {"first": tiny.integers((8, 2), 2), "second": tiny.integers((8, 3), 3)}
     before = rigl_keras.get_masks(model)
-    callback = rigl_keras.RigL(1, 0.5, "constant", -1, grow_data=(x, y))
+    callback = rigl_keras.RigL(
+        1, 0.5, schedule="constant", last_update_step=-1, grow_data=(x, y)
+    )
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
     after = rigl_keras.get_masks(model)
     assert all((before[path] != after[path]).any() for path in before)

@@ -31,18 +31,27 @@ def test_updates_come_at_multiples_of_update_freq(callback):
 
 def test_none_is_three_quarters_of_the_training_resolved_once():
     model = tiny.sparse_mlp()
-    callback = SET(1, 0.8, "constant")
+    callback = SET(1, 0.8, schedule="constant")
     assert tiny.update_steps(model, callback, epochs=2) == [1, 2, 3, 4, 5, 6]
     assert int(callback.state.last_update_step.numpy()) == 6
     assert tiny.update_steps(model, callback, epochs=4) == []
     # A new callback counts from where it begins.
-    assert tiny.update_steps(model, SET(1, 0.8, "constant"), epochs=1) == [25, 26, 27]
+    assert tiny.update_steps(model, SET(1, 0.8, schedule="constant"), epochs=1) == [
+        25,
+        26,
+        27,
+    ]
 
 
 def test_never_and_a_given_last_step():
     model = tiny.sparse_mlp()
-    assert tiny.update_steps(model, SET(1, 0.8, "constant", 0)) == []
-    assert tiny.update_steps(model, SET(1, 0.8, "constant", 6)) == [5, 6]
+    assert (
+        tiny.update_steps(model, SET(1, 0.8, schedule="constant", last_update_step=0))
+        == []
+    )
+    assert tiny.update_steps(
+        model, SET(1, 0.8, schedule="constant", last_update_step=6)
+    ) == [5, 6]
 
 
 def test_cosine_falls_to_0_at_the_last_update():
@@ -90,7 +99,7 @@ def lr_fractions(optimizer, *callbacks, epochs=1):
     note = keras.callbacks.LambdaCallback(
         on_batch_end=lambda batch, logs: fractions.append(logs["drop_fraction"])
     )
-    follow = SET(1, 0.4, "lr", last_update_step=-1)
+    follow = SET(1, 0.4, schedule="lr", last_update_step=-1)
     tiny.fit(model, *callbacks, follow, note, epochs=epochs)
     return fractions
 

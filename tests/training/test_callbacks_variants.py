@@ -100,7 +100,7 @@ def test_growth_follows_the_average():
     # Weights stand still, and their magnitudes at the update are known so.
     model, callback = (
         tiny.sparse_mlp(keras.optimizers.SGD(0.0)),
-        SNFS(5, 0.6, "constant", 5),
+        SNFS(5, 0.6, schedule="constant", last_update_step=5),
     )
     masks, weights = rigl_keras.get_masks(model), all_values(model)
     train(model, callback, last=5)

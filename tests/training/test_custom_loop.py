@@ -158,7 +158,7 @@ def test_the_length_decides_the_last_update():
 
 
 def test_the_logs_tell_sparsity_and_drop_fraction():
-    callback = SET(2, 0.5, lambda step: 0.25, last_update_step=-1)
+    callback = SET(2, 0.5, schedule=lambda step: 0.25, last_update_step=-1)
     model = exact_net()
     assert callback.logs == {}
     train(model, sgd(), callback)

@@ -57,7 +57,7 @@ def test_learning_rate_callbacks():
     model = compiled(OPTIMIZERS.SGD(0.1, momentum=0.9))
     halves = CALLBACKS.LearningRateScheduler(lambda epoch: 0.1 * 0.5**epoch)
     plateau = CALLBACKS.ReduceLROnPlateau("loss", 0.5, patience=0, min_delta=9.0)
-    rigl = RigL(2, 0.4, "lr", last_update_step=-1)
+    rigl = RigL(2, 0.4, schedule="lr", last_update_step=-1)
     history = train(model, rigl, halves, plateau)
     rates = [0.1, 0.05, 0.025]
     # The first epoch of all improves on none before; the others by less than 9.
@@ -119,7 +119,7 @@ class Kill(CALLBACKS.Callback):
     "make",
     [
         lambda: RigL(2, 0.5),
-        lambda: SET(2, 0.5, "constant"),
+        lambda: SET(2, 0.5, schedule="constant"),
         Static,
         lambda: Pruning(
             rigl_keras.schedules.polynomial_decay(0.0, 0.9, 2, 20, frequency=3)
@@ -160,7 +160,9 @@ def plain_net():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: RigL(2, 0.5, "lr"), lambda: SNFS(2, 0.5)], ids=["lr", "SNFS"]
+    "make",
+    [lambda: RigL(2, 0.5, schedule="lr"), lambda: SNFS(2, 0.5)],
+    ids=["lr", "SNFS"],
 )
 def test_a_resumed_training_without_its_state_is_warned_of(tmp_path, make):
     """BackupAndRestore keeps model and optimizer, not the callbacks' state."""

@@ -143,7 +143,7 @@ def test_kernels_that_the_loss_does_not_reach_stay_as_they_are():
     model.compile("sgd", loss=["mse", None])
     before = rigl_keras.get_masks(model)
     x, y = tiny.data(8, 6, 8)
-    callback = rigl_keras.RigL(1, 0.5, "constant", -1)
+    callback = rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1)
     with pytest.warns(UserWarning, match=r"not depend on \['second/kernel'\]"):
         model.fit(x, [y, y], verbose=0, callbacks=[callback])
     after = rigl_keras.get_masks(model)

@@ -217,7 +217,7 @@ RESUMED = [
     (lambda: RigL(2, 0.5, last_update_step=10), lambda: OPTIMIZERS.Adam(0.01)),
     (lambda: forever(SET, 3), lambda: OPTIMIZERS.SGD(0.01, momentum=0.9)),
     (
-        lambda: RigL(2, 0.5, "lr", last_update_step=-1),
+        lambda: RigL(2, 0.5, schedule="lr", last_update_step=-1),
         lambda: OPTIMIZERS.SGD(
             OPTIMIZERS.schedules.ExponentialDecay(0.02, 4, 0.5), momentum=0.9
         ),
@@ -251,7 +251,7 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(
 
 
 def test_the_last_update_step_resolved_before_a_checkpoint_is_kept(tmp_path):
-    make = lambda: SET(1, 0.5, "constant")  # noqa: E731
+    make = lambda: SET(1, 0.5, schedule="constant")  # noqa: E731
     model, callback, checkpoint = resumable(0, make, lambda: OPTIMIZERS.SGD(0.01))
     tiny.fit(model, callback, epochs=2)
     path = checkpoint.save(os.path.join(tmp_path, "ckpt"))

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import prune_once
-from rigl_keras.algorithms import base
+from rigl_keras import mask_updaters, prune_once
 
 LAYERS = keras.layers
 SAMPLES, CLASSES = 16, 4
@@ -310,7 +309,7 @@ def test_replicas_make_no_difference(criterion):
     tiny.assert_zero_off_masks(replicated)
 
 
-class Largest(base.Pruner):
+class Largest(mask_updaters.Pruner):
     """Keeps the largest products of all that a pruner may see, and notes it."""
 
     name = "largest"

@@ -7,8 +7,7 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import prune_once
-from rigl_keras.algorithms import base
+from rigl_keras import mask_updaters, prune_once
 
 LAYERS = keras.layers
 CRITERIA = ("snip", "grasp")
@@ -84,7 +83,7 @@ def test_masks_may_evolve_afterwards():
     tiny.assert_zero_off_masks(model)
 
 
-class Seen(base.Magnitude):
+class Seen(mask_updaters.Magnitude):
     """Asks for nothing, and notes what it sees."""
 
     def keep_scores(self, state):
@@ -118,7 +117,7 @@ def assert_refused(model, message, *args):
         (("grasp", 0.5), r"'grasp' needs `data`"),
         (("snip", 0.5, np.ones((4, tiny.INPUTS))), r"\(x, y\)"),
         (("random", 0.5), "criterion.*'random'"),
-        ((base.SNIP, 0.5), "criterion"),
+        ((mask_updaters.SNIP, 0.5), "criterion"),
         (("magnitude", 1.0), "sparsity.*1.0"),
         (("magnitude", -0.1), "sparsity"),
         (("magnitude", 0.5, None, "kernel"), "ranking.*'kernel'"),

@@ -9,7 +9,7 @@ from tensorflow import keras
 import rigl_keras
 from rigl_keras import Pruning, networks
 from rigl_keras.algorithms import schedules
-from rigl_keras.algorithms.base import KernelState, Magnitude
+from rigl_keras.mask_updaters import KernelState, Magnitude
 
 if tiny.IS_KERAS_3:
     pytest.skip("TFMOT prunes models of Keras 2 only", allow_module_level=True)
