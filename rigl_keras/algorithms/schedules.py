@@ -2,13 +2,16 @@
 
 import math
 import os
+from typing import Any
 
 NAMES = ("cosine", "constant", "lr")
 FOREVER = -1  # as `last_update_step`: no last update
 NEVER = 0  # as `last_update_step`: no update at all
 
 
-def cosine(drop_fraction, step, last_update_step, first_step=0):
+def cosine(
+    drop_fraction: float, step: int, last_update_step: int, first_step: int = 0
+) -> float:
     """Half a cosine from `drop_fraction` at the first step to 0 at the last update.
 
     Args:
@@ -28,7 +31,7 @@ def cosine(drop_fraction, step, last_update_step, first_step=0):
     return drop_fraction / 2 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def relative(drop_fraction, rate, highest_rate):
+def relative(drop_fraction: float, rate: float, highest_rate: float) -> float:
     """The drop fraction that follows the learning rate.
 
     Args:
@@ -45,7 +48,7 @@ def relative(drop_fraction, rate, highest_rate):
     return drop_fraction * rate / highest_rate if highest_rate > 0 else 0.0
 
 
-def is_due(step, update_freq, last_update_step):
+def is_due(step: int, update_freq: int, last_update_step: int) -> bool:
     """True when the masks are updated after a step.
 
     Args:
@@ -59,20 +62,20 @@ def is_due(step, update_freq, last_update_step):
     return in_time and step % update_freq == 0
 
 
-def next_update(step, update_freq, last_update_step):
+def next_update(step: int, update_freq: int, last_update_step: int) -> int | None:
     """The first step after `step` with an update, or None when there is none."""
     following = (step // update_freq + 1) * update_freq
     return following if is_due(following, update_freq, last_update_step) else None
 
 
 def update_inside_execution(
-    step,
-    epochs,
-    steps_per_epoch,
-    steps_per_execution,
-    update_freq,
-    last_update_step,
-):
+    step: int,
+    epochs: int,
+    steps_per_epoch: int,
+    steps_per_execution: int,
+    update_freq: int,
+    last_update_step: int,
+) -> int | None:
     """The first update that is due between the ends of two executions of steps.
 
     Executions have `steps_per_execution` steps, but the last one of an epoch may have
@@ -98,7 +101,7 @@ def update_inside_execution(
     return None
 
 
-def default_last_update_step(total_steps):
+def default_last_update_step(total_steps: int) -> int:
     """The last update of a training of known length: 75 % of its steps.
 
     Source: Evci et al. 2020 (RigL), section 4: updates end at 25,000 of 32,000 steps.
@@ -106,7 +109,7 @@ def default_last_update_step(total_steps):
     return int(0.75 * total_steps)
 
 
-def check_fraction(fraction, what="drop_fraction"):
+def check_fraction(fraction: Any, what: str = "drop_fraction") -> float:
     """Returns a fraction as a float.
 
     Raises:
@@ -123,7 +126,7 @@ def check_fraction(fraction, what="drop_fraction"):
     return value
 
 
-def check_schedule(schedule, last_update_step):
+def check_schedule(schedule: Any, last_update_step: int | None) -> Any:
     """Returns a schedule of drop fractions as it came.
 
     Raises:
@@ -144,8 +147,13 @@ def check_schedule(schedule, last_update_step):
 
 
 def polynomial_decay(
-    initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100
-):
+    initial_sparsity: float,
+    final_sparsity: float,
+    begin_step: int,
+    end_step: int,
+    power: float = 3,
+    frequency: int = 100,
+) -> Any:
     """TensorFlow Model Optimization's `PolynomialDecay`, for pruning.
 
     Args:
@@ -175,7 +183,9 @@ def polynomial_decay(
     )
 
 
-def constant_sparsity(target_sparsity, begin_step, end_step=-1, frequency=100):
+def constant_sparsity(
+    target_sparsity: float, begin_step: int, end_step: int = -1, frequency: int = 100
+) -> Any:
     """TensorFlow Model Optimization's `ConstantSparsity`, for pruning.
 
     Args:
@@ -195,7 +205,7 @@ def constant_sparsity(target_sparsity, begin_step, end_step=-1, frequency=100):
     )
 
 
-def _pruning_schedules():
+def _pruning_schedules() -> Any:
     """TFMOT's schedules, which need nothing of Keras.
 
     Its import switches Keras 2 on for all that comes after, processes started from here

@@ -8,7 +8,9 @@ import tensorflow as tf
 ALGORITHM = "philox"
 
 
-def stateless_seed(purpose, seed, index=0, step=0):
+def stateless_seed(
+    purpose: str, seed: int, index: int = 0, step: int | tf.Tensor = 0
+) -> tf.Tensor:
     """Seed of one draw, for TensorFlow's stateless random operations.
 
     Draws are named, not counted: the same name gives the same numbers in any process,

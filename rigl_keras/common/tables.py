@@ -1,9 +1,12 @@
 """Tables as text."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def spread(values, digits=4, factor=1.0):
+def spread(values: ArrayLike, digits: int = 4, factor: float = 1.0) -> str:
     """Mean ± standard deviation (ddof 0) as text; one value alone has no ±.
 
     Args:
@@ -16,7 +19,7 @@ def spread(values, digits=4, factor=1.0):
     return mean if values.size < 2 else f"{mean} ± {values.std():.{digits}f}"
 
 
-def markdown(rows):
+def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose source lines up too.
 
     Args:

@@ -10,6 +10,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 Shapes = Mapping[str, Sequence[int]]
 Sparsities = dict[str, float]
@@ -67,7 +68,7 @@ def er(
     adaptive sparse connectivity inspired by network science" (2018), Eq. 1; the budget
     and the dense kernels as in Evci et al., "Rigging the Lottery" (2020), Section 3.
     """
-    return _scaled(shapes, sparsity, overrides, _er_share)
+    return _scaled(shapes, sparsity, overrides, share=_er_share)
 
 
 def erk(
@@ -97,7 +98,7 @@ def erk(
     Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners" (2020),
     Section 3, "Sparsity distribution".
     """
-    return _scaled(shapes, sparsity, overrides, sum)
+    return _scaled(shapes, sparsity, overrides, share=sum)
 
 
 _DISTRIBUTIONS = {"uniform": uniform, "er": er, "erk": erk}
@@ -143,7 +144,13 @@ def _er_share(shape: Sequence[int]) -> int:
     return math.prod(taps) * (n_in + n_out)
 
 
-def _scaled(shapes, sparsity, overrides, share) -> Sparsities:
+def _scaled(
+    shapes: Shapes,
+    sparsity: float,
+    overrides: Mapping[str, float] | None,
+    *,
+    share: Callable[[Sequence[int]], int],
+) -> Sparsities:
     """Densities proportional to share(shape) / prod(shape), at a given total.
 
     A kernel's share of the active weights is proportional to `share`. All of it is
@@ -170,16 +177,18 @@ def _scaled(shapes, sparsity, overrides, share) -> Sparsities:
     return {path: sparsities[path] for path in shapes}
 
 
-def _checked(shapes, sparsity, overrides):
+def _checked(
+    shapes: Shapes, sparsity: float, overrides: Mapping[str, float] | None
+) -> tuple[dict[str, tuple[int, ...]], float, Sparsities]:
     """Returns shapes of ints, the sparsity, and path -> sparsity where overridden."""
     if not shapes:
         raise ValueError("Expected at least one kernel, got none.")
-    shapes = {path: _checked_shape(path, shape) for path, shape in shapes.items()}
+    checked = {path: _checked_shape(path, shape) for path, shape in shapes.items()}
     sparsity = check_sparsity(sparsity, "The sparsity")
-    return shapes, sparsity, overridden(shapes, overrides or {})
+    return checked, sparsity, overridden(checked, overrides or {})
 
 
-def _checked_shape(path, shape):
+def _checked_shape(path: str, shape: Sequence[int]) -> tuple[int, ...]:
     try:
         shape = tuple(operator.index(dimension) for dimension in shape)
     except TypeError:
@@ -194,7 +203,7 @@ def _checked_shape(path, shape):
     return shape
 
 
-def check_sparsity(sparsity, what="The sparsity"):
+def check_sparsity(sparsity: Any, what: str = "The sparsity") -> float:
     """Returns a sparsity as a float.
 
     Raises:
@@ -211,7 +220,7 @@ def check_sparsity(sparsity, what="The sparsity"):
     return sparsity
 
 
-def overridden(shapes, overrides):
+def overridden(shapes: Mapping[str, Any], overrides: Mapping[str, float]) -> Sparsities:
     """The sparsity of the kernels that some glob pattern matches.
 
     Args:

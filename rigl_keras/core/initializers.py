@@ -24,8 +24,13 @@ METHODS = tuple(f"{fan}_{shape}" for fan in _FANS for shape in _SHAPES)
 
 
 def unit_scaled_init(
-    mask, method="fanavg_uniform", scale=1.0, in_axes=None, out_axes=None, seed=None
-):
+    mask: Any,
+    method: str = "fanavg_uniform",
+    scale: float = 1.0,
+    in_axes: int | tuple[int, ...] | None = None,
+    out_axes: int | tuple[int, ...] | None = None,
+    seed: Any = None,
+) -> tf.Tensor:
     """Draws weights whose variance follows the fans of each unit under the mask.
 
     The variance of a connection from input unit j to output unit i is
@@ -58,13 +63,18 @@ def unit_scaled_init(
     Tickets Win" (2022), Section 3.1; He et al. (2015); Glorot and Bengio (2010).
     """
     mask = _checked_mask(mask)
-    variance = _variance(mask, method, scale, in_axes, out_axes)
-    return _draw(mask, variance, method, seed)
+    variance = _variance(mask, method, scale, in_axes=in_axes, out_axes=out_axes)
+    return _draw(mask, variance, method, seed=seed)
 
 
 def layer_scaled_init(
-    mask, method="fanavg_uniform", scale=1.0, in_axes=None, out_axes=None, seed=None
-):
+    mask: Any,
+    method: str = "fanavg_uniform",
+    scale: float = 1.0,
+    in_axes: int | tuple[int, ...] | None = None,
+    out_axes: int | tuple[int, ...] | None = None,
+    seed: Any = None,
+) -> tf.Tensor:
     """Draws weights like a dense layer's, divided by sqrt(density of the layer).
 
     The variance is scale / fan, the fan being that of the dense kernel, divided by the
@@ -94,8 +104,9 @@ def layer_scaled_init(
     """
     mask = _checked_mask(mask)
     dense = np.broadcast_to(np.True_, mask.shape)
-    variance = _variance(dense, method, scale, in_axes, out_axes) / mask.mean()
-    return _draw(mask, variance, method, seed)
+    variance = _variance(dense, method, scale, in_axes=in_axes, out_axes=out_axes)
+    variance = variance / mask.mean()
+    return _draw(mask, variance, method, seed=seed)
 
 
 # By the names that `sparsify` and `Sparse` take.
@@ -147,7 +158,9 @@ def initial_values(
     return masked(tf.cast(values, dtype), mask)
 
 
-def _variance(mask, method, scale, in_axes, out_axes):
+def _variance(
+    mask: np.ndarray, method: str, scale: Any, *, in_axes: Any, out_axes: Any
+) -> np.ndarray:
     """Returns every connection's variance, in a shape that broadcasts to the mask's."""
     check_choice("the method", method, METHODS)
     if not is_number(scale):
@@ -174,12 +187,14 @@ def _variance(mask, method, scale, in_axes, out_axes):
     return scale / np.maximum(1, fan)
 
 
-def _sum_except(axes, mask):
+def _sum_except(axes: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
     others = tuple(axis for axis in range(mask.ndim) if axis not in axes)
     return mask.sum(axis=others, keepdims=True, dtype=np.int64)
 
 
-def _draw(mask, variance, method, seed):
+def _draw(
+    mask: np.ndarray, variance: np.ndarray, method: str, *, seed: Any
+) -> tf.Tensor:
     """Draws weights of the given variance on the mask, 0 off it."""
     seed = _checked_seed(seed)
     if method.endswith("normal"):
@@ -194,7 +209,7 @@ def _draw(mask, variance, method, seed):
     return tf.where(mask, weights, 0.0)
 
 
-def _checked_mask(mask):
+def _checked_mask(mask: Any) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim < 2:
         raise ValueError(
@@ -212,7 +227,7 @@ def _checked_mask(mask):
     return active
 
 
-def _checked_axes(name, axes, rank):
+def _checked_axes(name: str, axes: Any, rank: int) -> tuple[int, ...]:
     """Returns the axes as non-negative ints."""
     try:
         axes = tuple(map(operator.index, axes if isinstance(axes, tuple) else (axes,)))
@@ -231,11 +246,11 @@ def _checked_axes(name, axes, rank):
     return positive
 
 
-def _checked_seed(seed):
+def _checked_seed(seed: Any) -> tf.Tensor:
     if seed is None:
         seed = int(np.random.randint(2**31))
     if isinstance(seed, numbers.Integral):
-        return stateless_seed("init", seed)
+        return stateless_seed("init", int(seed))
     seed = tf.convert_to_tensor(seed)
     if seed.dtype not in (tf.int32, tf.int64):
         raise TypeError(

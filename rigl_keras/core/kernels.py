@@ -1,6 +1,7 @@
 """Kernels: which weights they are, where, how their axes connect; applying a mask."""
 
 import fnmatch
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,17 +38,17 @@ class Kernel(NamedTuple):
     owner: Any
 
     @property
-    def is_kernel(self):
+    def is_kernel(self) -> bool:
         """True for what is made sparse without being asked for."""
         return is_kernel(self.owner, self.variable)
 
     @property
-    def is_embedding(self):
+    def is_embedding(self) -> bool:
         """True for a table whose rows are looked up, so that there is no fan-in."""
         return isinstance(self.owner, keras.layers.Embedding)
 
     @property
-    def connection_shape(self):
+    def connection_shape(self) -> tuple[int, ...]:
         """Shape with one axis of inputs and one of outputs: (*taps, n_in, n_out)."""
         shape = tuple(self.variable.shape)
         taps = [
@@ -60,7 +61,7 @@ class Kernel(NamedTuple):
         return (*taps, n_in, n_out)
 
 
-def is_kernel(layer, variable):
+def is_kernel(layer: Any, variable: Any) -> bool:
     """True for a weight that connects input units to output units.
 
     That is a weight whose name ends in "kernel", of rank 2 or more, except depthwise
@@ -74,12 +75,12 @@ def is_kernel(layer, variable):
     )
 
 
-def _is_depthwise(layer, variable):
+def _is_depthwise(layer: Any, variable: Any) -> bool:
     name = compat.variable_name(variable)
     return name == "depthwise_kernel" or isinstance(layer, _DEPTHWISE_LAYERS)
 
 
-def is_maskable(variable):
+def is_maskable(variable: Any) -> bool:
     """True for a weight that can have a mask: of floats, rank 2 or more, no bias."""
     return (
         len(variable.shape) >= 2
@@ -88,7 +89,7 @@ def is_maskable(variable):
     )
 
 
-def find_maskable(layer, path=""):
+def find_maskable(layer: Any, path: str = "") -> list[Kernel]:
     """All weights of a layer or model that can have a mask, each once.
 
     Args:
@@ -105,12 +106,12 @@ def find_maskable(layer, path=""):
     ]
 
 
-def _kernel(path, variable, owner):
+def _kernel(path: str, variable: Any, owner: Any) -> Kernel:
     in_axes, out_axes = kernel_axes(owner, variable)
     return Kernel(path, variable, in_axes, out_axes, owner)
 
 
-def find_kernels(layer, path=""):
+def find_kernels(layer: Any, path: str = "") -> list[Kernel]:
     """The kernels among `find_maskable`: what is made sparse without being asked for.
 
     Args:
@@ -120,10 +121,10 @@ def find_kernels(layer, path=""):
     Returns:
       A list of `Kernel`, in the order of the layers.
     """
-    return [each for each in find_maskable(layer, path) if each.is_kernel]
+    return [kernel for kernel in find_maskable(layer, path) if kernel.is_kernel]
 
 
-def check_effective(kernel):
+def check_effective(kernel: Kernel) -> None:
     """Refuses a kernel whose layer computes with another one than it holds.
 
     Args:
@@ -147,7 +148,9 @@ def check_effective(kernel):
         )
 
 
-def matching(paths, patterns, name):
+def matching(
+    paths: Sequence[str], patterns: str | Sequence[str], name: str
+) -> set[str]:
     """The paths that glob patterns match.
 
     Args:
@@ -162,44 +165,44 @@ def matching(paths, patterns, name):
       ValueError: for what is no pattern, or a pattern that matches no path.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    matched = set()
+    matched: set[str] = set()
     if not patterns:
         raise ValueError(
             f"Expected `{name}` to be glob patterns that match some of {paths}, but "
             "got none."
         )
     for pattern in patterns:
-        found = isinstance(pattern, str) and [
+        matches = isinstance(pattern, str) and [
             path for path in paths if fnmatch.fnmatchcase(path, pattern)
         ]
-        if not found:
+        if not matches:
             raise ValueError(
                 f"Expected `{name}` to be glob patterns that match some of {paths}, "
                 f"but {pattern!r} matches none."
             )
-        matched |= set(found)
+        matched |= set(matches)
     return matched
 
 
-def walk(layer, path=""):
+def walk(layer: Any, path: str = "") -> Iterator[tuple[Any, str]]:
     """Yields `(layer, path)` for a layer and everything below it, depth first."""
     yield layer, path
     for child in compat.sublayers(layer):
         yield from walk(child, join(path, _path_name(child)))
 
 
-def _path_name(layer):
+def _path_name(layer: Any) -> str:
     # A wrapper may leave itself out of the paths of what it wraps.
     own_name = "" if is_pruning_wrapper(layer) else layer.name
     return getattr(layer, "path_name", own_name)
 
 
-def join(*names):
+def join(*names: str) -> str:
     """Joins the parts of a path, leaving out empty ones."""
     return "/".join(name for name in names if name)
 
 
-def own_weights(layer):
+def own_weights(layer: Any) -> list[Any]:
     """The weights of a layer that belong to none of its sublayers."""
     below = {
         id(weight)
@@ -209,7 +212,7 @@ def own_weights(layer):
     return [weight for weight in compat.weights(layer) if id(weight) not in below]
 
 
-def named_weights(layer, path=""):
+def named_weights(layer: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Every weight below a layer or model with its path, once, where it is first found.
 
     What TFMOT's pruning wrappers add, masks, thresholds and step counts, is left out.
@@ -232,13 +235,13 @@ def named_weights(layer, path=""):
                 yield join(owner_path, compat.variable_name(weight)), owner, weight
 
 
-def kernel_axes(layer, variable):
+def kernel_axes(layer: Any, variable: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes of a kernel that count input units and those that count output units.
 
     Returns:
       Two tuples of non-negative ints. Most layers store `(*taps, n_in, n_out)`;
       transposed convolutions store `(*taps, n_out, n_in)`, and EinsumDense says it in
-      its equation. An output unit of a depthwise convolution has taps alone.
+      its equation. Depthwise kernels have no input axis: each channel sees only itself.
     """
     rank = len(variable.shape)
     if _is_depthwise(layer, variable):
@@ -251,7 +254,7 @@ def kernel_axes(layer, variable):
     return (rank - 2,), (rank - 1,)
 
 
-def _einsum_axes(equation):
+def _einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """An axis of the kernel that is summed away counts inputs, another one outputs."""
     operands, output = equation.replace(" ", "").split("->")
     letters = operands.split(",")[1].replace("...", "")
@@ -260,7 +263,7 @@ def _einsum_axes(equation):
     return in_axes, out_axes
 
 
-def masked(values, mask):
+def masked(values: Any, mask: Any) -> tf.Tensor:
     """`values` where `mask` is True and exactly 0 elsewhere, whatever stood there."""
     values = tf.convert_to_tensor(values)
     # Version 1's, which works in place where it may. That of version 2 can broadcast
@@ -268,7 +271,7 @@ def masked(values, mask):
     return tf.compat.v1.where(read_mask(mask), values, tf.zeros_like(values))
 
 
-def read_mask(mask):
+def read_mask(mask: Any) -> tf.Tensor:
     """A mask, variable or tensor, as a bool tensor."""
     # TensorFlow Model Optimization keeps its masks as floats.
     return tf.cast(tf.convert_to_tensor(mask), tf.bool)

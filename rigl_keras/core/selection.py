@@ -13,6 +13,8 @@ run on the host.
 import contextlib
 import functools
 import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -46,7 +48,7 @@ _INFINITY = {
 _COUNT = tf.int64
 
 
-def top_k_mask(scores, k, where=None):
+def top_k_mask(scores: Any, k: Any, where: Any = None) -> tf.Tensor:
     """Marks exactly k entries with the largest scores.
 
     The result is exact and the same, bit for bit, eagerly, in a `tf.function` and under
@@ -96,7 +98,7 @@ def top_k_mask(scores, k, where=None):
     return tf.reshape(choose(*inputs), scores.shape)
 
 
-def random_mask(shape, k, seed):
+def random_mask(shape: Sequence[int], k: Any, seed: tf.Tensor) -> tf.Tensor:
     """Marks exactly k entries, chosen uniformly at random.
 
     Args:
@@ -119,7 +121,7 @@ def random_mask(shape, k, seed):
     return top_k_mask(scores, k)
 
 
-def _checked_count(k, size):
+def _checked_count(k: Any, size: int) -> tf.Tensor:
     """Returns k as a scalar tensor in [0, size]."""
     if tf.is_tensor(k):
         if not k.dtype.is_integer:
@@ -138,7 +140,7 @@ def _checked_count(k, size):
     return tf.constant(k, _COUNT)
 
 
-def _checked_where(where, shape):
+def _checked_where(where: Any, shape: tf.TensorShape) -> tf.Tensor:
     where = tf.convert_to_tensor(where)
     if where.dtype != tf.bool:
         raise TypeError(
@@ -152,15 +154,15 @@ def _checked_where(where, shape):
     return where
 
 
-def _lowest(bits):
+def _lowest(bits: int) -> int:
     return -(2 ** (bits - 1))
 
 
-def _key_dtype(bits):
+def _key_dtype(bits: int) -> tf.DType:
     return tf.int64 if bits == 64 else tf.int32
 
 
-def _ordered_keys(scores, bits):
+def _ordered_keys(scores: tf.Tensor, bits: int) -> tf.Tensor:
     """Signed integers of `bits` bits that order like the scores, NaN lowest.
 
     Only integer operations touch the bit patterns, because floating-point ones may take
@@ -179,7 +181,7 @@ def _ordered_keys(scores, bits):
 
 
 @functools.cache
-def _chooser(bits, has_where, on_host):
+def _chooser(bits: int, has_where: bool, on_host: bool) -> Callable[..., tf.Tensor]:
     """The selection from flat keys, as one graph for any number of them.
 
     An update selects twice in every kernel. With a copy of the graph for each, made
@@ -195,8 +197,10 @@ def _chooser(bits, has_where, on_host):
         autograph=False,
         experimental_attributes={"_noinline": True},  # known to TensorFlow 2.21
     )
-    def choose(keys, k, where=None):
-        threshold, tie_count, missing = _kth_largest(keys, k, bits, on_host)
+    def choose(
+        keys: tf.Tensor, k: tf.Tensor, where: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        threshold, tie_count, missing = _kth_largest(keys, k, bits, on_host=on_host)
         # Telling ties apart costs as much as all the rest, and mostly there are none.
         return tf.cond(
             tie_count == missing,
@@ -207,7 +211,9 @@ def _chooser(bits, has_where, on_host):
     return choose
 
 
-def _kth_largest(keys, k, bits, on_host):
+def _kth_largest(
+    keys: tf.Tensor, k: tf.Tensor, bits: int, *, on_host: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Finds the k-th largest key: for k = 0 the largest integer of `bits` bits.
 
     Returns:
@@ -223,7 +229,7 @@ def _kth_largest(keys, k, bits, on_host):
     while bits_left:
         width = min(_DIGIT_BITS, bits_left)
         bits_left -= width
-        counts = _digit_counts(distances - smallest, width, bits_left, on_host)
+        counts = _digit_counts(distances - smallest, width, bits_left, on_host=on_host)
         from_digit_on = tf.cumsum(counts, reverse=True)
         digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
         # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never finishes compiling.
@@ -233,7 +239,9 @@ def _kth_largest(keys, k, bits, on_host):
     return tf.bitcast(smallest + lowest, keys.dtype), tie_count, k
 
 
-def _digit_counts(values, width, shift, on_host):
+def _digit_counts(
+    values: tf.Tensor, width: int, shift: int, *, on_host: bool
+) -> tf.Tensor:
     """How often each digit, the bits from `shift` on, occurs in values of such digits.
 
     Args:
@@ -262,7 +270,7 @@ def _digit_counts(values, width, shift, on_host):
     return tf.cast(counts, _COUNT)
 
 
-def _first_ties(ties, k, where):
+def _first_ties(ties: tf.Tensor, k: tf.Tensor, where: tf.Tensor | None) -> tf.Tensor:
     """The first k ties; those that `where` leaves out come after all others."""
     if where is None:
         return _first(ties, k)
@@ -270,12 +278,12 @@ def _first_ties(ties, k, where):
     return _first(inside, k) | _first(outside, k - _count(inside))
 
 
-def _count(condition):
+def _count(condition: tf.Tensor) -> tf.Tensor:
     # Integers, because a float32 sum stops counting at 2**24.
     return tf.reduce_sum(tf.cast(condition, _COUNT))
 
 
-def _first(condition, k):
+def _first(condition: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """The k entries of lowest index among those where `condition` holds."""
     earlier = tf.cumsum(tf.cast(condition, _COUNT), exclusive=True)
     return condition & (earlier < k)

@@ -3,19 +3,21 @@
 They are told by their class, so nothing is imported: whoever has one has TFMOT.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 
-def is_pruning_wrapper(layer):
+def is_pruning_wrapper(layer: Any) -> bool:
     """True for what `prune_low_magnitude` puts around a layer."""
     return any(
-        each.__name__ == "PruneLowMagnitude"
-        and each.__module__.startswith("tensorflow_model_optimization.")
-        for each in type(layer).__mro__
+        base.__name__ == "PruneLowMagnitude"
+        and base.__module__.startswith("tensorflow_model_optimization.")
+        for base in type(layer).__mro__
     )
 
 
-def pruned_weights(layer):
+def pruned_weights(layer: Any) -> list[tuple[Any, Any]]:
     """The weights that a pruning wrapper prunes.
 
     Args:
@@ -30,7 +32,7 @@ def pruned_weights(layer):
     return [(weight, mask) for weight, mask, _ in layer.pruning_vars]
 
 
-def stop_pruning(wrapper):
+def stop_pruning(wrapper: Any) -> None:
     """Has a wrapper, for good, leave its masks and weights as they are.
 
     It would set both in the forward pass; what is left is the wrapped layer's own.
@@ -45,7 +47,7 @@ def stop_pruning(wrapper):
         wrapper.pruning_step.assign(0)
 
 
-def is_pruning(layer):
+def is_pruning(layer: Any) -> bool:
     """True for a wrapper that prunes in its forward pass: no `stop_pruning` yet."""
     return (
         is_pruning_wrapper(layer)
