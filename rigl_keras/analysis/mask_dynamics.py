@@ -113,27 +113,6 @@ def dynamics(masks, axes=None):
     )
 
 
-def iou_matrix(masks):
-    """The overlap of the masks of every step with those of every other.
-
-    Args:
-      masks: list of `(step, masks)`; see `dynamics`.
-
-    Returns:
-      Symmetric array [S, S] of intersections over unions of the active connections of
-      all kernels, 1 on the diagonal.
-
-    Raises:
-      ValueError: see `dynamics`.
-    """
-    flat = [
-        np.concatenate([mask.ravel() for mask in now.values()])
-        for _, now in _checked(masks)
-    ]
-    overlaps = [[_overlap(left, right) for right in flat] for left in flat]
-    return _ratio(np.array(overlaps).reshape(len(flat), len(flat), 2))
-
-
 def kernel_fans(masks, axes=None):
     """The active connections of each unit, kernel by kernel.
 
@@ -212,12 +191,12 @@ def _checked(masks):
                 f"{now!r:.60}. A dense network has none."
             )
         now = {path: _checked_mask(step, path, mask) for path, mask in now.items()}
-        found = {path: mask.shape for path, mask in now.items()}
-        shapes = shapes or found
-        if found != shapes:
+        shapes_now = {path: mask.shape for path, mask in now.items()}
+        shapes = shapes or shapes_now
+        if shapes_now != shapes:
             raise ValueError(
                 f"Expected the kernels and shapes of the first step, {shapes}, but got "
-                f"{found} at step {step}: these masks are of another network."
+                f"{shapes_now} at step {step}: these masks are of another network."
             )
         yield step, {path: now[path] for path in shapes}
         last = step

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from rigl_keras.analysis.mask_dynamics import kernel_fans
 from rigl_keras.plots import style
 
 _BINS = 20
@@ -46,41 +45,3 @@ def dynamics(groups, path):
             axis.set_ylabel(label)
             axis.set_ylim(bottom=0)
         axes[0].legend()
-
-
-def fan_histograms(moments, path):
-    """Draws how the active connections of each kernel are spread over its units.
-
-    Args:
-      moments: dict from labels, such as "start" and "end", to masks: dicts from the
-        kernels' paths to bool arrays (*taps, n_in, n_out).
-      path: where to write the figure; the ending says the format.
-    """
-    fans = {label: kernel_fans(masks) for label, masks in moments.items()}
-    kernels = list(next(iter(fans.values())))
-    with style.figure(path, columns=2, rows=len(kernels), height=2.2) as axes:
-        panels = iter(axes)
-        for kernel in kernels:
-            for name, title in (("fan_in", "fan-in"), ("fan_out", "fan-out")):
-                axis = next(panels)
-                values = {
-                    label: getattr(each[kernel], name) for label, each in fans.items()
-                }
-                _histogram(axis, values)
-                axis.set_xlabel(f"{title} (connections)")
-                axis.set_ylabel("units")
-                axis.set_title(kernel)
-        axes[0].legend()
-
-
-def _histogram(axis, values):
-    """Draws how often integers occur: the first as an area, on it others as lines."""
-    most = max(each.max() for each in values.values())
-    width = max(1, -(-(most + 1) // _BINS))
-    edges = np.arange(0, most + 1 + width, width) - 0.5
-    for index, (label, counts) in enumerate(values.items()):
-        heights, _ = np.histogram(counts, edges)
-        shade = {"fill": True, "alpha": 0.4} if index == 0 else {"lw": 1.5}
-        axis.stairs(heights, edges, label=label, **shade, **style.line(index))
-    for side in (axis.xaxis, axis.yaxis):
-        side.get_major_locator().set_params(integer=True)

@@ -2,12 +2,9 @@
 
 import contextlib
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; there may be no screen.
-
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.4  # inches
 _STYLES = ("-", "--", ":", "-.")
@@ -28,20 +25,15 @@ def figure(path, columns=1, rows=1, width=PANEL_WIDTH, height=PANEL_HEIGHT):
     Yields:
       The list of axes, row by row.
     """
-    drawn, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(columns * width, rows * height),
-        layout="constrained",
-        squeeze=False,
-    )
-    try:
-        for axis in axes.flat:
-            axis.grid(alpha=0.3)
-        yield list(axes.flat)
-        drawn.savefig(path, dpi=150)
-    finally:
-        plt.close(drawn)
+    # Not by pyplot, which would choose a backend for the whole process and keep the
+    # figure open beside the user's own.
+    drawn = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    FigureCanvasAgg(drawn)  # To measure texts before the file is written.
+    axes = drawn.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    yield list(axes.flat)
+    drawn.savefig(path, dpi=150)
 
 
 def line(index):

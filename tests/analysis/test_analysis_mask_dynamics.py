@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras.analysis import mask_dynamics
-from rigl_keras.analysis.mask_dynamics import dynamics, iou_matrix, kernel_fans
+from rigl_keras.analysis.mask_dynamics import dynamics, kernel_fans
 from rigl_keras.plots import masks as figures
 
 SHAPES = {"conv/kernel": (2, 1, 3, 4), "dense/kernel": (5, 3)}
@@ -104,13 +103,6 @@ def test_bounds(masks):
     assert all(isinstance(each, np.ndarray) for each in found._asdict().values())
 
 
-@given(trainings())
-def test_matrix_of_overlaps(masks):
-    sets = [connections(now) for _, now in masks]
-    expected = [[jaccard(left, right) for right in sets] for left in sets]
-    np.testing.assert_allclose(iou_matrix(masks), expected)
-
-
 def test_equal_masks_overlap_wholly_even_when_empty():
     ((_, masks),) = random_masks([0], 1)
     empty = {path: np.zeros_like(mask) for path, mask in masks.items()}
@@ -135,7 +127,6 @@ def test_the_order_of_the_kernels_does_not_matter():
     expected = dynamics([first, (step, second)])
     for left, right in zip(dynamics([first, (step, turned)]), expected, strict=True):
         np.testing.assert_array_equal(left, right)
-    assert iou_matrix([first, (step, turned)])[0, 1] == expected.iou_first[1]
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -255,30 +246,3 @@ def test_figure_refuses_runs_at_other_steps(tmp_path):
     with pytest.raises(ValueError, match="same steps"):
         figures.dynamics({"a": runs}, tmp_path / "figure.png")
     assert not (tmp_path / "figure.png").exists()
-
-
-def test_figure_of_fans_counts_every_unit(tmp_path, monkeypatch):
-    counted = []
-    histogram = figures.np.histogram
-
-    def record(values, edges):
-        heights, edges = histogram(values, edges)
-        counted.append((values, heights))
-        return heights, edges
-
-    monkeypatch.setattr(figures.np, "histogram", record)
-    (_, start), (_, end) = random_masks([0, 1], 0)
-    big = {"start": np.ones((300, 7), bool), "end": np.zeros((300, 7), bool)}
-    moments = {
-        "start": start | {"big/kernel": big["start"]},
-        "end": end | {"big/kernel": big["end"]},
-    }
-    figures.fan_histograms(moments, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 1000
-    assert len(counted) == 12
-    for values, heights in counted:
-        assert heights.sum() == len(values)
-        assert len(heights) <= figures._BINS
-    assert mask_dynamics.kernel_fans(start)["dense/kernel"].fan_in.tolist() == (
-        counted[4][0].tolist()
-    )

@@ -1,10 +1,14 @@
 """Figures are drawn, with every label that they need."""
 
 import itertools
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy import stats
 
 from rigl_keras.analysis import ensembles, mask_dynamics
@@ -22,17 +26,20 @@ from rigl_keras.plots import ensembles as ensemble_plots
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were made, kept open until the test ends."""
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    plt.close("all")
+    """The figures that were written."""
+    figures, savefig = [], Figure.savefig
+
+    def save(figure, *args, **kwargs):
+        figures.append(figure)
+        return savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    return figures
 
 
 def texts(figure):
     """All that is written in a figure."""
-    return {each.get_text() for each in figure.findobj(match=plt.Text)}
+    return {text.get_text() for text in figure.findobj(match=Text)}
 
 
 def records(name, values):
@@ -74,12 +81,31 @@ def test_a_long_legend_is_whole_and_leaves_the_panels_their_width(tmp_path, draw
     assert axis.get_window_extent().width > 3 * figure.dpi
 
 
-def test_a_figure_that_fails_leaves_no_file_and_no_open_figure(tmp_path):
-    before = plt.get_fignums()
+def test_a_figure_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), style.figure(tmp_path / "a.png"):
         raise RuntimeError
-    assert plt.get_fignums() == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_backend_and_figures_are_left_alone(tmp_path):
+    before = matplotlib.get_backend()
+    try:
+        matplotlib.use("svg")
+        figures = pyplot.get_fignums()
+        with style.figure(tmp_path / "a.png") as [axis]:
+            axis.plot([0, 1])
+        assert matplotlib.get_backend() == "svg"
+        assert pyplot.get_fignums() == figures
+    finally:
+        matplotlib.use(before)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_no_module_of_figures_takes_pyplot():
+    folder = Path(style.__file__).parents[1]
+    for package in ("plots", "reporting", "findings", "program"):
+        for path in (folder / package).glob("*.py"):
+            assert "pyplot" not in path.read_text().replace("by pyplot", ""), path
 
 
 def test_gradient_norms(tmp_path, drawn):
@@ -206,7 +232,3 @@ def test_masks(tmp_path, drawn):
     found = mask_dynamics.dynamics([(0, {"a": first}), (10, {"a": last})])
     masks.dynamics({"RigL": [found]}, tmp_path / "a.png")
     assert drawn[0].axes[0].get_lines()[0].get_ydata() == pytest.approx([1, 1 / 3])
-    masks.fan_histograms(
-        {"start": {"a": first}, "end": {"a": last}}, tmp_path / "b.png"
-    )
-    assert {"start", "end", "a"} <= texts(drawn[1])

@@ -5,7 +5,7 @@ import json
 import made_up_runs
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from rigl_keras import report
 from rigl_keras.plots import training
@@ -266,16 +266,23 @@ def test_runs_without_a_value_leave_the_others_in_the_figure(tmp_path):
 @pytest.fixture
 def panels(tmp_path, monkeypatch):
     """The panels of two runs' curves: 2 nats and 98 %, 8 nats and 50 %."""
-    monkeypatch.setattr(plt, "close", lambda figure: None)
+    figures = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *args, **kwargs: (
+            figures.append(figure),
+            savefig(figure, *args, **kwargs),
+        ),
+    )
     runs = []
     for loss, accuracy in ((2.0, 0.98), (8.0, 0.5)):
         record = {"cross_entropy": loss, "test_cross_entropy": loss}
         record |= {"accuracy": accuracy, "test_accuracy": accuracy}
         runs.append([{"step": step, **record} for step in (10, 20)])
     training.training_curves({"RigL": runs}, tmp_path / "a.png")
-    yield plt.gcf().axes[:4]
-    monkeypatch.undo()
-    plt.close("all")
+    return figures[0].axes[:4]
 
 
 def test_curves_are_means_of_logarithms(panels):
