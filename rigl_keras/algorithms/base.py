@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from rigl_keras.common.checks import check_choice, check_not_negative
 from rigl_keras.common.seeding import ALGORITHM
-from rigl_keras.core.kernels import masked
+from rigl_keras.core.masked_kernel import surviving as surviving
 from rigl_keras.core.selection import top_k_mask
 
 RANKINGS = ("layer", "global")
@@ -217,14 +217,3 @@ def _split(joined: tf.Tensor, masks: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return [
         tf.reshape(part, mask.shape) for part, mask in zip(parts, masks, strict=True)
     ]
-
-
-def surviving(values, old_mask, new_mask, initial_value=0.0):
-    """Values after a mask update: kept connections keep theirs, all others start anew.
-
-    A connection that was dropped and grown in the same update keeps its value too.
-    """
-    kept = tf.logical_and(old_mask, new_mask)
-    if initial_value == 0.0:
-        return masked(values, kept)
-    return tf.where(kept, values, tf.cast(initial_value, values.dtype))

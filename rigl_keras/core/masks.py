@@ -1,6 +1,7 @@
 """The masks below a model: which kernels have one, reading and setting them."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,42 +9,24 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.core import kernels
-from rigl_keras.core.kernels import masked
+from rigl_keras.core.kernels import Kernel, masked
+from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
 from rigl_keras.core.tfmot_wrappers import pruned_weights
-
-
-class SparseKernel(NamedTuple):
-    """A kernel and the mask that decides which of its connections exist.
-
-    Attributes:
-      path: where it is in the model, such as "conv1/kernel"; the same in both Kerases.
-      kernel: the kernel's variable, exactly 0 wherever the mask is False.
-      mask: a variable of the kernel's shape, of bools; of 0.0 and 1.0 where it is
-        TFMOT's.
-      in_axes: axes that count input units.
-      out_axes: axes that count output units.
-    """
-
-    path: str
-    kernel: Any
-    mask: Any
-    in_axes: tuple[int, ...]
-    out_axes: tuple[int, ...]
 
 
 class MaskConstraint(keras.constraints.Constraint):
     """Keeps a kernel at exactly 0 off its mask, after the user's own constraint."""
 
-    def __init__(self, mask, inner=None):
+    def __init__(self, mask: Any, inner: Any = None) -> None:
         self.mask = mask
         self.inner = inner
 
-    def __call__(self, w):
+    def __call__(self, w: Any) -> tf.Tensor:
         """Returns `w`, constrained, with zeros off the mask."""
         return masked(w if self.inner is None else self.inner(w), self.mask)
 
 
-def sparse_kernels(model):
+def sparse_kernels(model: Any) -> list[SparseKernel]:
     """The kernels of a model that have a mask.
 
     Args:
@@ -59,11 +42,7 @@ def sparse_kernels(model):
         the model is dense in spite of its masks.
     """
     compat.check_layer(model, "a model")
-    masks = masks_by_weight(model)
-    found = [
-        each for each in kernels.find_maskable(model) if id(each.variable) in masks
-    ]
-    _check_complete(model, found, masks)
+    with_mask, masks = _checked_masks(model)
     return [
         SparseKernel(
             kernel.path,
@@ -72,16 +51,35 @@ def sparse_kernels(model):
             kernel.in_axes,
             kernel.out_axes,
         )
-        for kernel in found
+        for kernel in with_mask
     ]
 
 
-def is_sparse(variable):
+def trainable_kernels(model: Any) -> dict[int, SparseKernel]:
+    """The sparse kernels of a model that are not frozen.
+
+    Args:
+      model: a built model or layer.
+
+    Returns:
+      A dict from each kernel's place in `sparse_kernels` to the kernel. Frozen kernels
+      are counted, so that freezing one does not change what is drawn for another.
+    """
+    sparse = sparse_kernels(model)  # Refuses what is no model.
+    trainable = {id(variable) for variable in model.trainable_variables}
+    return {
+        index: kernel
+        for index, kernel in enumerate(sparse)
+        if id(kernel.kernel) in trainable
+    }
+
+
+def is_sparse(variable: Any) -> bool:
     """True for a weight that a mask keeps at 0."""
     return isinstance(getattr(variable, "constraint", None), MaskConstraint)
 
 
-def masks_by_weight(model):
+def masks_by_weight(model: Any) -> dict[int, Any]:
     """The mask variables below a model.
 
     Args:
@@ -90,20 +88,37 @@ def masks_by_weight(model):
     Returns:
       A dict from the ids of weights to the masks that keep them at 0, or by which TFMOT
       multiplies them; of whatever rank.
+
+    Raises:
+      ValueError: as `sparse_kernels`.
     """
-    masks: dict[int, Any] = {}
+    return _checked_masks(model)[1]
+
+
+def _checked_masks(model: Any) -> tuple[list[Kernel], dict[int, Any]]:
+    """The kernels that have a mask, and all masks by the ids of their weights."""
+    masks = {id(weight): mask for weight, mask in _weights_with_masks(model)}
+    maskable = kernels.find_maskable(model)
+    with_mask = [kernel for kernel in maskable if id(kernel.variable) in masks]
+    _check_complete(model, with_mask, masks)
+    return with_mask, masks
+
+
+def _weights_with_masks(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields weights and their masks; a weight of a shared layer more than once."""
     for layer, _ in kernels.walk(model):
-        masks |= {id(weight): mask for weight, mask in pruned_weights(layer)}
+        yield from pruned_weights(layer)
         for weight in filter(is_sparse, kernels.own_weights(layer)):
-            masks[id(weight)] = weight.constraint.mask
-    return masks
+            yield weight, weight.constraint.mask
 
 
-def _check_complete(model, found, masks):
+def _check_complete(
+    model: Any, with_mask: Sequence[Kernel], masks: Mapping[int, Any]
+) -> None:
     """Refuses a model in which a mask has lost its kernel, which is then dense."""
-    for kernel in found:
+    for kernel in with_mask:
         kernels.check_effective(kernel)
-    in_use = {id(masks[id(kernel.variable)]) for kernel in found}
+    in_use = {id(masks[id(kernel.variable)]) for kernel in with_mask}
     for layer, path in kernels.walk(model):
         lost = [
             compat.variable_name(mask)
@@ -119,7 +134,7 @@ def _check_complete(model, found, masks):
             )
 
 
-def get_masks(model):
+def get_masks(model: Any) -> dict[str, np.ndarray]:
     """The masks of a model as arrays.
 
     Args:
@@ -128,10 +143,13 @@ def get_masks(model):
     Returns:
       A dict from the kernels' paths to bool arrays of their shapes.
     """
-    return {each.path: each.mask.numpy().astype(bool) for each in sparse_kernels(model)}
+    return {
+        kernel.path: kernel.mask.numpy().astype(bool)
+        for kernel in sparse_kernels(model)
+    }
 
 
-def set_masks(model, masks):
+def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
     """Sets masks of a model, and the weights that they exclude to 0.
 
     Nothing is changed unless every mask is valid.
@@ -145,29 +163,33 @@ def set_masks(model, masks):
       ValueError: for an unknown path, another shape, other values, or a mask that
         leaves a kernel no weight.
     """
-    by_path = {each.path: each for each in sparse_kernels(model)}
+    by_path = {kernel.path: MaskedKernel(kernel) for kernel in sparse_kernels(model)}
     unknown = sorted(set(masks) - set(by_path))
     if unknown:
         raise ValueError(
             f"Expected masks of the sparse kernels {list(by_path)}, got {unknown}."
         )
     valid = {
-        path: check_mask(path, mask, tuple(by_path[path].kernel.shape))
+        path: check_mask(path, mask, by_path[path].shape)
         for path, mask in masks.items()
     }
     for path, mask in valid.items():
-        kernel = by_path[path].kernel
-        assign_mask(by_path[path].mask, mask)
-        kernel.assign(masked(compat.raw(kernel), mask))
+        kernel = by_path[path]
+        kernel.assign(mask, masked(kernel.weights(), mask))
 
 
-def assign_mask(mask, values):
-    """Sets a mask variable, of whatever dtype, to a bool tensor or array."""
-    mask = compat.raw(mask)
-    mask.assign(tf.cast(values, mask.dtype))
+def apply_masks(model: Any) -> None:
+    """Sets all weights that masks exclude to 0, after weights were assigned.
+
+    Args:
+      model: a built model or layer.
+    """
+    for weight, mask in _weights_with_masks(model):
+        weight = compat.raw(weight)
+        weight.assign(masked(weight, compat.raw(mask)))
 
 
-def check_mask(path, mask, shape):
+def check_mask(path: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a kernel's mask as a bool array.
 
     Args:

@@ -4,6 +4,8 @@ RigL may grow from such a gradient; gradient flow is measured by it.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +14,24 @@ from rigl_keras.core.kernels import masked, walk
 from rigl_keras.core.tfmot_wrappers import is_pruning
 
 
-def check_batch(name, data):
+def check_compiled(model: Any, purpose: str) -> None:
+    """Refuses a model that has no loss.
+
+    Args:
+      model: a Keras model.
+      purpose: what needs the loss, such as "grow_data".
+
+    Raises:
+      ValueError: when the model is not compiled.
+    """
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"{purpose} needs the loss of model {model.name!r}, which is not compiled. "
+            "Call model.compile(optimizer, loss) first, in a custom loop too."
+        )
+
+
+def check_batch(name: str, data: Any) -> None:
     """Refuses what is no batch.
 
     Args:
@@ -53,21 +72,29 @@ class BatchGradients:
     Source: the paper's TF2 code grows from 1,000 fixed training examples.
     """
 
-    def __init__(self, model, data, variables, regularized=True):
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        variables: Sequence[Any],
+        *,
+        regularized: bool = True,
+    ) -> None:
         check_batch("data", data)
         self._model = model
         self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
         self._variables = [compat.raw(variable) for variable in variables]
         self._regularized = regularized
 
-    def gradients(self):
+    def gradients(self) -> list[tf.Tensor | None]:
         """The gradients of the variables, summed over the replicas.
 
-        One tensor for each, or None when the loss does not depend on the variable.
+        Returns:
+          A tensor for each variable, or None where the loss does not depend on it.
         """
         return self._run(self._scaled_loss_gradients)
 
-    def hessian_products(self, directions):
+    def hessian_products(self, directions: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The Hessian of the loss times vectors, exact, by double backpropagation.
 
         The forward pass and the first backward pass are made once for all of them.
@@ -84,7 +111,7 @@ class BatchGradients:
         """
         return self._run(lambda: self._products(directions))
 
-    def hessian_gradient_products(self, masks):
+    def hessian_gradient_products(self, masks: Sequence[Any]) -> list[tf.Tensor]:
         """The Hessian of the loss times its gradient; see `hessian_products`.
 
         Hessian and gradient are those of the variables of this object.
@@ -98,7 +125,8 @@ class BatchGradients:
         """
         return self._run(lambda: self._gradient_products(masks))
 
-    def _run(self, function):
+    def _run(self, function: Callable[[], list[tf.Tensor | None]]) -> list[Any]:
+        """Calls a function on every replica, and adds up what it returns there."""
         _check_forward_pass(self._model)
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
@@ -112,22 +140,28 @@ class BatchGradients:
             for values in by_replica
         ]
 
-    def _without_trace(self, function):
-        touched = [compat.raw(v) for v in compat.forward_state(self._model)]
-        before = [tf.identity(variable) for variable in touched]
+    def _without_trace(
+        self, function: Callable[[], list[tf.Tensor | None]]
+    ) -> list[tf.Tensor | None]:
+        """Calls a function, and puts back what the forward pass in it changes."""
+        state = [compat.raw(v) for v in compat.forward_state(self._model)]
+        values_before = [tf.identity(variable) for variable in state]
         results = function()
-        with tf.control_dependencies([each for each in results if each is not None]):
-            for variable, value in zip(touched, before, strict=True):
+        tensors = [tensor for tensor in results if tensor is not None]
+        with tf.control_dependencies(tensors):
+            for variable, value in zip(state, values_before, strict=True):
                 variable.assign(value)
         return results
 
-    def _products(self, directions):
+    def _products(self, directions: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         tape, gradients = self._taped_gradients()
-        by_direction = zip(*(tf.unstack(each) for each in directions), strict=True)
-        products = [self._product(tape, gradients, each) for each in by_direction]
-        return [tf.stack(each) for each in zip(*products, strict=True)]
+        by_direction = zip(*map(tf.unstack, directions), strict=True)
+        products = [
+            self._product(tape, gradients, direction) for direction in by_direction
+        ]
+        return [tf.stack(of_variable) for of_variable in zip(*products, strict=True)]
 
-    def _gradient_products(self, masks):
+    def _gradient_products(self, masks: Sequence[Any]) -> list[tf.Tensor]:
         tape, gradients = self._taped_gradients()
         directions = [
             gradient if mask is None else masked(gradient, mask)
@@ -139,7 +173,8 @@ class BatchGradients:
         )
         return self._product(tape, gradients, directions)
 
-    def _taped_gradients(self):
+    def _taped_gradients(self) -> tuple[tf.GradientTape, list[tf.Tensor]]:
+        """The gradients, 0 for None, and a tape that can differentiate them again."""
         with tf.GradientTape(persistent=True) as tape:
             gradients = [
                 tf.zeros_like(variable) if gradient is None else gradient
@@ -149,7 +184,13 @@ class BatchGradients:
             ]
         return tape, gradients
 
-    def _product(self, tape, gradients, direction):
+    def _product(
+        self,
+        tape: tf.GradientTape,
+        gradients: Sequence[tf.Tensor],
+        direction: Sequence[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """The Hessian times one vector: the gradient of the gradients along it."""
         return tape.gradient(
             gradients,
             self._variables,
@@ -157,7 +198,7 @@ class BatchGradients:
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
 
-    def _scaled_loss_gradients(self):
+    def _scaled_loss_gradients(self) -> list[tf.Tensor | None]:
         """Gradients that float16 does not flush to 0, where training scales its loss.
 
         The loss is a mean, so that what reaches the layers shrinks as the batch grows.
@@ -168,10 +209,12 @@ class BatchGradients:
             return self._loss_gradients()
         examples = len(tf.nest.flatten(self._data)[0])
         scale = 2.0 ** math.ceil(math.log2(examples))
-        gradients = self._loss_gradients(scale)
-        return [None if each is None else each / scale for each in gradients]
+        return [
+            None if gradient is None else gradient / scale
+            for gradient in self._loss_gradients(scale)
+        ]
 
-    def _loss_gradients(self, scale=1.0):
+    def _loss_gradients(self, scale: float = 1.0) -> list[tf.Tensor | None]:
         with tf.GradientTape() as tape:
             loss = scale * self._loss()
         return [
@@ -180,22 +223,26 @@ class BatchGradients:
             for gradient in tape.gradient(loss, self._variables)
         ]
 
-    def _loss(self):
+    def _loss(self) -> tf.Tensor:
+        """The loss on a replica: its share of the whole."""
         model = self._model
-        x, y, *rest = self._data
+        x, y, *sample_weight = self._data
         predictions = model(x, training=True)
         loss = model.compute_loss(
-            x=x, y=y, y_pred=predictions, sample_weight=rest[0] if rest else None
+            x=x,
+            y=y,
+            y_pred=predictions,
+            sample_weight=sample_weight[0] if sample_weight else None,
         )
         if self._regularized:
             return loss
         # Both Kerases add on every replica its share of the additional losses.
         replicas = model.distribute_strategy.num_replicas_in_sync
-        additional = [tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses]
+        additional = [tf.cast(tf.reduce_sum(term), loss.dtype) for term in model.losses]
         return loss - sum(additional) / replicas
 
 
-def _check_forward_pass(model):
+def _check_forward_pass(model: Any) -> None:
     """Refuses a model whose forward pass in training mode changes its weights."""
     if any(is_pruning(layer) for layer, _ in walk(model)):
         raise ValueError(

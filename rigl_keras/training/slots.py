@@ -1,34 +1,39 @@
 """An optimizer's slots: the state, such as momentum, that it keeps for every weight."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rigl_keras import compat
+from rigl_keras.core.masked_kernel import Slot
 
 
-class Slot(NamedTuple):
-    """A slot variable of a kernel's shape and the value at which its entries start."""
+class _CopiedSlot(NamedTuple):
+    """A slot of an optimizer's copy and the weight that it was made for."""
 
+    weight: Any
     variable: Any
-    initial_value: float
 
 
-def find_slots(optimizer, variables, kernels):
+def find_slots(
+    optimizer: Any, variables: Sequence[Any], kernels: Sequence[Any]
+) -> list[list[Slot]]:
     """The slots that an optimizer keeps for each kernel.
 
     Keras has no public way from a weight to its slots. So a copy of the optimizer is
-    built on the same variables while noting what `add_variable_from_reference` makes
-    for which weight; the positions in `optimizer.variables` are the same.
+    built on the same variables, and every call of `add_variable_from_reference` tells
+    a slot and its weight. The slots of the optimizer itself stand at the same places
+    of `optimizer.variables`.
 
     Args:
       optimizer: an optimizer, perhaps in wrappers; it is built when it is not yet.
       variables: the model's trainable variables.
-      kernels: list of `SparseKernel`, all among `variables`.
+      kernels: those among `variables` whose slots are wanted.
 
     Returns:
-      A list, kernel by kernel, of lists of `Slot`.
+      A list of the `Slot`s of each kernel.
 
     Raises:
       TypeError: for what is no optimizer of the Keras in use.
@@ -38,32 +43,39 @@ def find_slots(optimizer, variables, kernels):
     compat.check_optimizer(optimizer)
     compat.build_optimizer(optimizer, variables)
     optimizer = compat.innermost_optimizer(optimizer)
-    copy, made = _build_copy(optimizer, variables)
+    copy, copied_slots = _build_copy(optimizer, variables)
     # Scalars aside: whether the learning rate is among them depends on its kind.
-    real, copied = _not_scalar(optimizer.variables), _not_scalar(copy.variables)
-    if [tuple(v.shape) for v in real] != [tuple(v.shape) for v in copied]:
+    state, copied_state = _not_scalar(optimizer.variables), _not_scalar(copy.variables)
+    if _shapes(state) != _shapes(copied_state):
         raise ValueError(
             f"Optimizer {optimizer.name!r} was built on other variables than the "
             "model's trainable ones. Compile the model again after changing what is "
             "trainable."
         )
-    _check_layout(optimizer, copied, made)
-    position = {id(variable): index for index, variable in enumerate(copied)}
+    _check_layout(optimizer, copied_state, copied_slots)
+    position = {id(variable): index for index, variable in enumerate(copied_state)}
     return [
         [
-            Slot(real[position[id(slot)]], _initial_value(optimizer, slot, reference))
-            for reference, slot in made
-            if reference is kernel.kernel
+            Slot(state[position[id(slot.variable)]], _initial_value(optimizer, slot))
+            for slot in copied_slots
+            if slot.weight is kernel
         ]
         for kernel in kernels
     ]
 
 
-def _not_scalar(variables):
+def _not_scalar(variables: Sequence[Any]) -> list[Any]:
     return [variable for variable in variables if len(variable.shape) > 0]
 
 
-def _build_copy(optimizer, variables):
+def _shapes(variables: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [tuple(variable.shape) for variable in variables]
+
+
+def _build_copy(
+    optimizer: Any, variables: Sequence[Any]
+) -> tuple[Any, list[_CopiedSlot]]:
+    """A copy of an optimizer, built on the same variables, and its slots."""
     # The learning rate does not matter here, and not every schedule can be copied.
     config = {**optimizer.get_config(), "learning_rate": 0.0}
     try:
@@ -75,30 +87,34 @@ def _build_copy(optimizer, variables):
             "weight. Use an optimizer such as SGD, Adam, AdamW or RMSprop."
         ) from error
     add_variable = copy.add_variable_from_reference
-    made = []
-
     signature = inspect.signature(add_variable)
+    slots: list[_CopiedSlot] = []
 
-    def note(*args, **kwargs):
-        slot = add_variable(*args, **kwargs)
+    def add_and_note(*args: Any, **kwargs: Any) -> Any:
+        variable = add_variable(*args, **kwargs)
         # The weight is the first argument, under another name in each Keras.
         arguments = signature.bind(*args, **kwargs).arguments
-        made.append((next(iter(arguments.values())), slot))
-        return slot
+        slots.append(_CopiedSlot(next(iter(arguments.values())), variable))
+        return variable
 
-    copy.add_variable_from_reference = note
+    copy.add_variable_from_reference = add_and_note
     compat.build_optimizer(copy, variables)
-    return copy, made
+    return copy, slots
 
 
-def _check_layout(optimizer, copied, made):
-    known = {id(slot) for _, slot in made}
-    strange = [variable for variable in copied if id(variable) not in known]
-    strange += [
-        slot for reference, slot in made if tuple(slot.shape) != tuple(reference.shape)
+def _check_layout(
+    optimizer: Any, state: Sequence[Any], slots: Sequence[_CopiedSlot]
+) -> None:
+    """Refuses an optimizer with state that has no entry for each weight."""
+    known = {id(slot.variable) for slot in slots}
+    unknown = [variable for variable in state if id(variable) not in known]
+    unknown += [
+        slot.variable
+        for slot in slots
+        if tuple(slot.variable.shape) != tuple(slot.weight.shape)
     ]
-    if strange:
-        names = [f"{compat.variable_name(v)} {tuple(v.shape)}" for v in strange]
+    if unknown:
+        names = [f"{compat.variable_name(v)} {tuple(v.shape)}" for v in unknown]
         raise ValueError(
             f"Optimizer {optimizer.name!r} ({type(optimizer).__name__}) keeps state "
             f"that does not have one entry a weight: {names}. Such state cannot follow "
@@ -106,16 +122,16 @@ def _check_layout(optimizer, copied, made):
         )
 
 
-def _initial_value(optimizer, slot, reference):
-    values = compat.raw(slot).numpy()
+def _initial_value(optimizer: Any, slot: _CopiedSlot) -> float:
+    values = compat.raw(slot.variable).numpy()
     first = float(values.flat[0])
     if (values == first).all():
         return first
     # A moving average of the weights starts as the weights, and an inactive one is 0.
-    if np.array_equal(values, compat.raw(reference).numpy()):
+    if np.array_equal(values, compat.raw(slot.weight).numpy()):
         return 0.0
     raise ValueError(
-        f"Optimizer {optimizer.name!r} starts {compat.variable_name(slot)!r} at "
-        "different values for different weights, so what a new connection's should be "
-        "is unknown. Use an optimizer such as SGD, Adam, AdamW or RMSprop."
+        f"Optimizer {optimizer.name!r} starts {compat.variable_name(slot.variable)!r} "
+        "at different values for different weights, so what a new connection's should "
+        "be is unknown. Use an optimizer such as SGD, Adam, AdamW or RMSprop."
     )

@@ -145,7 +145,9 @@ def test_an_update_under_xla_gives_exactly_the_masks_without(name, algorithm):
         variable.assign(value)
     assert share_changed(rigl_keras.get_masks(model), masks) > 0.002
 
-    update = tf.function(attachment._update, autograph=False, jit_compile=True)
+    update = tf.function(
+        attachment.mask_update.apply, autograph=False, jit_compile=True
+    )
     arguments = tf.constant(step, tf.int64), tf.constant(fraction)
     assert_suits_every_device(update, *arguments)
     assert update(*arguments).numpy().all()
@@ -167,7 +169,7 @@ def test_an_update_by_a_fixed_batch_suits_every_device_too():
     model = compiled("lenet5", jit_compile=True)
     callback = tiny.forever(RigL, 4, 0.3, grow_data=data("lenet5", BATCH))
     callback.prepare(model)
-    update = callback.attachment._update
+    update = callback.attachment.mask_update.apply
     update = tf.function(update, autograph=False, jit_compile=True)
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 

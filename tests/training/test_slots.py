@@ -28,10 +28,9 @@ KINDS = {
 
 
 def slots_of(model):
-    found = find_slots(
-        model.optimizer, model.trainable_variables, rigl_keras.sparse_kernels(model)
-    )
-    return dict(zip(rigl_keras.get_masks(model), found, strict=True))
+    kernels = [kernel.kernel for kernel in rigl_keras.sparse_kernels(model)]
+    slots = find_slots(model.optimizer, model.trainable_variables, kernels)
+    return dict(zip(rigl_keras.get_masks(model), slots, strict=True))
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -41,13 +40,12 @@ def test_every_slot_of_a_kernel_with_its_initial_value(kind, trained):
     model = tiny.sparse_mlp(make())
     if trained:
         tiny.fit(model)
-    slots = slots_of(model)
-    for path, found in slots.items():
-        assert sorted(slot.initial_value for slot in found) == initial_values
+    for path, slots in slots_of(model).items():
+        assert sorted(slot.initial_value for slot in slots) == initial_values
         # Of all optimizer variables those with the shape that only this kernel has.
         shape = tiny.weights(model)[path].shape
         expected = [v for v in model.optimizer.variables if tuple(v.shape) == shape]
-        assert {id(slot.variable) for slot in found} == {id(v) for v in expected}
+        assert {id(slot.variable) for slot in slots} == {id(v) for v in expected}
 
 
 def test_slots_belong_to_the_right_kernel_when_shapes_are_equal():
@@ -60,8 +58,8 @@ def test_slots_belong_to_the_right_kernel_when_shapes_are_equal():
     for name in "bc":
         model.get_layer(f"sparse_{name}").layer.kernel.assign(np.zeros((4, 4), "f"))
     model.fit(x, x + 1, verbose=0)
-    for path, found in slots_of(model).items():
-        touched = [np.any(slot.variable.numpy()) for slot in found]
+    for path, slots in slots_of(model).items():
+        touched = [np.any(slot.variable.numpy()) for slot in slots]
         assert touched == [path.startswith("c/")] * 2 or path == "c/kernel"
         if path != "c/kernel":
             assert not any(touched)
@@ -73,7 +71,7 @@ def test_wrapped_optimizers_are_looked_into():
         if tiny.IS_KERAS_3
         else keras.mixed_precision.LossScaleOptimizer(OPTIMIZERS.Adam())
     )
-    assert [len(found) for found in slots_of(model).values()] == [2, 2]
+    assert [len(slots) for slots in slots_of(model).values()] == [2, 2]
 
 
 def test_state_that_belongs_to_no_single_weight_is_refused_by_name():
@@ -123,8 +121,8 @@ def test_an_optimizer_of_a_users_own():
 
     model = tiny.mlp()
     model = tiny.compiled(tiny.sparsify(model), Own())
-    for found in slots_of(model).values():
-        assert [slot.initial_value for slot in found] == [1.0]
+    for slots in slots_of(model).values():
+        assert [slot.initial_value for slot in slots] == [1.0]
 
 
 def test_an_initial_value_that_is_unknown_is_refused():
