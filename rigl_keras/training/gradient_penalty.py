@@ -1,15 +1,17 @@
 """Training with the squared norm of the loss gradient added to the loss."""
 
+from typing import Any
+
 import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_not_negative
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.core.masks import masks_by_weight
 
 
-def regularize_gradient(model, weight):
+def regularize_gradient(model: Any, weight: float) -> "GradientRegularized":
     """Makes a model whose training also keeps the loss gradient small.
 
     A training step adds the penalty weight * ½‖g‖² to the loss, and so weight * Hg to
@@ -40,6 +42,16 @@ def regularize_gradient(model, weight):
     """
     weight = check_not_negative("weight", weight)
     compat.check_layer(model, "a model")
+    inputs, outputs = _inputs_and_outputs(model)
+    for strategy in (model.distribute_strategy, tf.distribute.get_strategy()):
+        _check_one_replica(strategy)
+    regularized = GradientRegularized(inputs, outputs, name=model.name)
+    regularized.gradient_penalty_weight = weight
+    return regularized
+
+
+def _inputs_and_outputs(model: Any) -> tuple[Any, Any]:
+    """What makes a Functional model of another one, of which nothing is lost."""
     if not getattr(model, "inputs", None):
         raise ValueError(
             "Expected a Functional model or a Sequential model that is built, but "
@@ -55,26 +67,22 @@ def regularize_gradient(model, weight):
             f"{model.name!r} is a {type(model).__name__}, whose own way to train or to "
             "call would be lost. Pass keras.Model(inputs, outputs) of its tensors."
         )
-    for strategy in (model.distribute_strategy, tf.distribute.get_strategy()):
-        _check_one_replica(strategy)
-    regularized = GradientRegularized(inputs, outputs, name=model.name)
-    regularized.gradient_penalty_weight = weight
-    return regularized
+    return inputs, outputs
 
 
 @compat.register_serializable
 class GradientRegularized(keras.Model):
     """A Functional model with the gradient penalty; see `regularize_gradient`.
 
-    The penalty needs a tape around the forward pass, and the loss. Both are in Keras's
-    training step, with its loss scaling and metrics; so `train_step` opens the tape and
-    `compute_loss`, which that step calls, uses it.
+    The penalty needs the loss, and a tape around the forward pass. Keras's training
+    step makes both, with its loss scaling and metrics. So `train_step` opens the tape,
+    and `compute_loss`, which Keras's step calls, uses it.
     """
 
     gradient_penalty_weight = 0.0
     _penalty: "_Penalty | None" = None
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Keras's training step, with the penalty in the loss."""
         _check_one_replica(tf.distribute.get_strategy())
         if not self.gradient_penalty_weight or not self.trainable_variables:
@@ -87,24 +95,26 @@ class GradientRegularized(keras.Model):
                 self._penalty = None
         return {**logs, "gradient_penalty": penalty.value}
 
-    def compute_loss(self, *args, **kwargs):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Keras's loss; in a training step its gradient is that with the penalty."""
         loss = super().compute_loss(*args, **kwargs)
         if self._penalty is None:
             return loss
         penalty = self._penalty.evaluate(loss)
-        # One Keras logs what is returned here and the other does not: so that both log
-        # the same, the value is that without the penalty.
-        # The loss may be of half precision.
+        # The value is that without the penalty, the gradient that with it: Keras 3 logs
+        # what is returned here and Keras 2 does not, and both are to log the same.
+        # The cast is for a loss of half precision.
         return tf.cast(loss, penalty.dtype) + (penalty - tf.stop_gradient(penalty))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The config of a Functional model, and the penalty's weight."""
         weight = {"gradient_penalty_weight": self.gradient_penalty_weight}
         return {**super().get_config(), **weight}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict | None = None
+    ) -> "GradientRegularized":
         """The model of a config."""
         config = dict(config)
         weight = config.pop("gradient_penalty_weight")
@@ -116,16 +126,16 @@ class GradientRegularized(keras.Model):
 class _Penalty:
     """The gradient penalty of one training step, whose forward pass a tape records."""
 
-    def __init__(self, model, tape):
+    def __init__(self, model: Any, tape: tf.GradientTape) -> None:
         self._model = model
         self._tape = tape
-        self.value = None
+        self.value: tf.Tensor | None = None
 
-    def evaluate(self, loss):
+    def evaluate(self, loss: tf.Tensor) -> tf.Tensor:
         """The penalty for a loss that includes `model.losses`; also kept in `value`."""
         model = self._model
-        additional = [tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses]
-        masks = {id(each.kernel): each.mask for each in sparse_kernels(model)}
+        additional = [tf.cast(tf.reduce_sum(term), loss.dtype) for term in model.losses]
+        masks = masks_by_weight(model)
         variables = model.trainable_variables
         gradients = self._tape.gradient(
             loss - sum(additional),
@@ -143,7 +153,7 @@ class _Penalty:
         return self.value
 
 
-def _check_one_replica(strategy):
+def _check_one_replica(strategy: tf.distribute.Strategy) -> None:
     if strategy.num_replicas_in_sync > 1:
         raise ValueError(
             "The gradient penalty is that of the whole batch, and is only implemented "

@@ -1,5 +1,8 @@
 """MetaInit: rescales kernels until a step along the gradient hardly changes it."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
@@ -8,23 +11,23 @@ from rigl_keras import compat
 from rigl_keras.common.checks import check_int, check_not_negative
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.core.masks import masks_by_weight
 
 # Biases and the weights of normalisation have rank 1.
 _LEAST_RANK = 2
 
 
 def meta_init(
-    model,
-    loss=None,
-    steps=1000,
-    learning_rate=0.001,
-    momentum=0.9,
-    epsilon=1e-5,
-    batch_size=128,
-    seed=0,
-    min_rank=3,
-):
+    model: Any,
+    loss: Callable[[Any, Any], Any] | None = None,
+    steps: int = 1000,
+    learning_rate: float = 0.001,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    batch_size: int = 128,
+    seed: int = 0,
+    min_rank: int = 3,
+) -> np.ndarray:
     """Finds norms for the kernels such that the gradient changes little along itself.
 
     With g the gradient of the loss with respect to all trainable variables and H its
@@ -82,7 +85,7 @@ def meta_init(
     kernels = _kernels_to_rescale(model, min_rank)
     descent = _NormDescent(kernels, learning_rate, momentum)
 
-    def step(index):
+    def step(index: int) -> tf.Tensor:
         x, y = batches.draw(tf.constant(index))
         value, gradients = quotient.with_gradients(x, y, kernels)
         descent.apply(gradients)
@@ -91,7 +94,12 @@ def meta_init(
     return _run(model, step, steps, kernels)
 
 
-def _run(model, step, steps, kernels):
+def _run(
+    model: Any,
+    step: Callable[[int], tf.Tensor],
+    steps: int,
+    kernels: Sequence[tf.Variable],
+) -> np.ndarray:
     """Makes the steps; puts back what the forward passes changed on the way."""
     state = [compat.raw(variable) for variable in compat.forward_state(model)]
     state_before = [tf.identity(variable) for variable in state]
@@ -100,8 +108,8 @@ def _run(model, step, steps, kernels):
         quotients = np.array([step(index) for index in range(steps)], np.float32)
     finally:
         _assign(state, state_before)
-    finite = [np.isfinite(quotients), *(np.isfinite(k.numpy()) for k in kernels)]
-    if not all(each.all() for each in finite):
+    results = [quotients, *(kernel.numpy() for kernel in kernels)]
+    if not all(np.isfinite(values).all() for values in results):
         _assign(kernels, kernels_before)
         raise ValueError(
             "Expected a finite gradient quotient, but the loss or its derivatives "
@@ -111,7 +119,7 @@ def _run(model, step, steps, kernels):
     return quotients
 
 
-def _assign(variables, values):
+def _assign(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -119,14 +127,16 @@ def _assign(variables, values):
 class _NormDescent:
     """Signed gradient descent with momentum on the norms of kernels."""
 
-    def __init__(self, kernels, learning_rate, momentum):
+    def __init__(
+        self, kernels: Sequence[tf.Variable], learning_rate: float, momentum: float
+    ) -> None:
         self._kernels = kernels
         self._learning_rate = learning_rate
         self._momentum = momentum
-        self._changes = [tf.Variable(tf.zeros([], each.dtype)) for each in kernels]
+        self._changes = [tf.Variable(tf.zeros([], kernel.dtype)) for kernel in kernels]
 
     @tf.function
-    def apply(self, gradients):
+    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         """Moves the norms; the gradients are those with respect to the kernels."""
         for kernel, change, gradient in zip(
             self._kernels, self._changes, gradients, strict=True
@@ -140,27 +150,32 @@ class _NormDescent:
 
 
 class _GradientQuotient:
-    """What is lowered, and its gradient.
+    """The gradient quotient, which MetaInit lowers, and its gradient.
 
-    Each order of derivative is a graph of its own. In one graph of all three TensorFlow
-    2.21 with oneDNN, its default on CPUs, now and then fuses a bias gradient with the
-    wrong convolution: that makes a cycle, and the graph is refused.
+    Each order of derivative is a graph of its own. TensorFlow 2.21 with oneDNN, its
+    default on CPUs, would now and then fuse a bias gradient with the wrong convolution
+    in one graph of all three; that makes a cycle, and the graph is refused.
     """
 
-    def __init__(self, model, loss, epsilon):
+    def __init__(
+        self, model: Any, loss: Callable[[Any, Any], Any], epsilon: float
+    ) -> None:
         self._model = model
         self._loss = loss
         self._epsilon = epsilon
-        self._variables = [compat.raw(each) for each in model.trainable_variables]
-        masks = {id(compat.raw(k.kernel)): k.mask for k in sparse_kernels(model)}
-        self._masks = [masks.get(id(each)) for each in self._variables]
+        variables = model.trainable_variables
+        masks = masks_by_weight(model)
+        self._variables = [compat.raw(variable) for variable in variables]
+        self._masks = [masks.get(id(variable)) for variable in variables]
         self._count = sum(
             int(tf.size(variable) if mask is None else np.sum(mask.numpy()))
             for variable, mask in zip(self._variables, self._masks, strict=True)
             if len(variable.shape) >= _LEAST_RANK
         )
 
-    def with_gradients(self, x, y, kernels):
+    def with_gradients(
+        self, x: tf.Tensor, y: tf.Tensor, kernels: Sequence[tf.Variable]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The quotient of a batch, and its gradients with respect to the kernels."""
         with tf.GradientTape(watch_accessed_variables=False) as outer:
             outer.watch(kernels)
@@ -173,26 +188,31 @@ class _GradientQuotient:
         return quotient, outer.gradient(quotient, kernels, unconnected_gradients="zero")
 
     @tf.function
-    def _loss_gradients(self, x, y):
+    def _loss_gradients(
+        self, x: tf.Tensor, y: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """g, and ½‖g‖², whose gradient is Hg."""
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(self._loss(y, self._model(x, training=True)))
         gradients = self._masked(
             tape.gradient(loss, self._variables, unconnected_gradients="zero")
         )
-        return gradients, tf.add_n([tf.nn.l2_loss(each) for each in gradients])
+        return gradients, tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients])
 
     @tf.function
-    def _quotient(self, gradients, products):
+    def _quotient(
+        self, gradients: Sequence[tf.Tensor], products: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         terms = map(self._terms, gradients, self._masked(products))
-        return tf.add_n([tf.reduce_sum(t) for t in self._masked(terms)]) / self._count
+        sums = [tf.reduce_sum(active_terms) for active_terms in self._masked(terms)]
+        return tf.add_n(sums) / self._count
 
-    def _terms(self, gradient, product):
+    def _terms(self, gradient: tf.Tensor, product: tf.Tensor) -> tf.Tensor:
         shift = tf.where(gradient >= 0, self._epsilon, -self._epsilon)
         shifted = gradient + tf.cast(shift, gradient.dtype)
         return tf.abs(1 - (gradient - product) / shifted)
 
-    def _masked(self, values):
+    def _masked(self, values: Iterable[tf.Tensor]) -> list[tf.Tensor]:
         return [
             value if mask is None else masked(value, mask)
             for value, mask in zip(values, self._masks, strict=True)
@@ -202,7 +222,7 @@ class _GradientQuotient:
 class _RandomBatches:
     """Normal inputs and uniform labels for a model, a batch for every step."""
 
-    def __init__(self, model, batch_size, seed):
+    def __init__(self, model: Any, batch_size: int, seed: int) -> None:
         size = check_int("batch_size", batch_size, minimum=1)
         self._seed = check_int("seed", seed, minimum=0)
         compat.check_layer(model, "a model")
@@ -213,7 +233,7 @@ class _RandomBatches:
         self._classes = logits.shape[-1]
 
     @tf.function
-    def draw(self, step):
+    def draw(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The inputs and labels of a step, given as an int tensor."""
         x = tf.random.stateless_normal(
             self._input_shape,
@@ -231,7 +251,7 @@ class _RandomBatches:
         return x, y
 
 
-def _input_and_output(model):
+def _input_and_output(model: Any) -> tuple[Any, Any]:
     inputs = getattr(model, "inputs", None) or []
     outputs = getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1:
@@ -251,9 +271,9 @@ def _input_and_output(model):
     return x, logits
 
 
-def _kernels_to_rescale(model, min_rank):
-    variables = [compat.raw(each) for each in model.trainable_variables]
-    kernels = [each for each in variables if len(each.shape) >= min_rank]
+def _kernels_to_rescale(model: Any, min_rank: int) -> list[tf.Variable]:
+    variables = [compat.raw(variable) for variable in model.trainable_variables]
+    kernels = [variable for variable in variables if len(variable.shape) >= min_rank]
     if not kernels:
         raise ValueError(
             f"Expected a model with trainable weights of rank >= {min_rank}, whose "
@@ -263,7 +283,7 @@ def _kernels_to_rescale(model, min_rank):
     return kernels
 
 
-def _checked_loss(loss):
+def _checked_loss(loss: Callable[[Any, Any], Any] | None) -> Callable[[Any, Any], Any]:
     if loss is None:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if not callable(loss):

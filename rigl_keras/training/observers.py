@@ -1,6 +1,7 @@
 """Callbacks that look at a model just before and just after its masks change."""
 
 import weakref
+from typing import Any
 
 from tensorflow import keras
 
@@ -20,32 +21,31 @@ class MaskUpdateObserver(keras.callbacks.Callback):
     before it.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         """Begins to take part."""
-        # Keras gives all callbacks of a training the same `params`; others are left
-        # behind by a training that broke off.
-        _observers[self.model] = [
-            *(each for each in self._others() if each.params is self.params),
-            self,
-        ]
+        # Keras gives all callbacks of a training the same `params`. An observer with
+        # others was left behind by a training that broke off.
+        others = self._others()
+        same_training = [other for other in others if other.params is self.params]
+        _observers[self.model] = [*same_training, self]
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         """Takes part no longer."""
         _observers[self.model] = self._others()
 
-    def _others(self):
-        return [each for each in observers(self.model) if each is not self]
+    def _others(self) -> "list[MaskUpdateObserver]":
+        return [other for other in observers(self.model) if other is not self]
 
-    def on_mask_update_begin(self, step):
+    def on_mask_update_begin(self, step: int) -> None:
         """Called before an update."""
 
-    def on_mask_update_end(self, step):
+    def on_mask_update_end(self, step: int) -> None:
         """Called after an update.
 
-        It is not when weights or gradients did not allow the update that has begun.
+        Not called when weights or gradients did not allow the update that has begun.
         """
 
 
-def observers(model):
+def observers(model: Any) -> list[MaskUpdateObserver]:
     """The `MaskUpdateObserver`s that take part in a model's training now."""
     return _observers.get(model, [])

@@ -1,17 +1,25 @@
 """Pruning at one stroke, before training: SNIP, GraSP, magnitude."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
-from rigl_keras import compat
 from rigl_keras.algorithms import KernelState, Pruner, named
-from rigl_keras.common.checks import choice
+from rigl_keras.common.checks import check_has_loss, choice
 from rigl_keras.core.distributions import check_sparsity
-from rigl_keras.core.kernels import read_mask
-from rigl_keras.core.masks import set_masks, sparse_kernels
+from rigl_keras.core.masked_kernel import MaskedKernel, TrainedKernel
+from rigl_keras.core.masks import set_masks, trainable_kernels
 from rigl_keras.training.batch_gradients import BatchGradients
 
 
-def prune_once(model, criterion, sparsity, data=None, ranking="global"):
+def prune_once(
+    model: Any,
+    criterion: str | Pruner,
+    sparsity: float,
+    data: Any = None,
+    ranking: str = "global",
+) -> None:
     """Prunes a sparse model's masks once, by a criterion.
 
     Weights that are pruned become 0; those that remain keep their value. Start from
@@ -39,7 +47,7 @@ def prune_once(model, criterion, sparsity, data=None, ranking="global"):
     """
     pruner = _checked_pruner(criterion, ranking)
     sparsity = check_sparsity(sparsity, "`sparsity`")
-    kernels = _trainable_kernels(model)
+    kernels = [MaskedKernel(kernel) for kernel in trainable_kernels(model).values()]
     if not kernels:
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel to prune. Make it sparse "
@@ -50,67 +58,68 @@ def prune_once(model, criterion, sparsity, data=None, ranking="global"):
     masks = pruner.new_masks(states, tf.constant(sparsity, tf.float32))
     set_masks(
         model,
-        {each.path: mask.numpy() for each, mask in zip(kernels, masks, strict=True)},
+        {
+            kernel.path: mask.numpy()
+            for kernel, mask in zip(kernels, masks, strict=True)
+        },
     )
 
 
-def _checked_pruner(criterion, ranking):
+def _checked_pruner(criterion: str | Pruner, ranking: str) -> Pruner:
     if isinstance(criterion, Pruner):
         return criterion
     return choice("`criterion`", criterion, named(Pruner))(ranking)
 
 
-def _trainable_kernels(model):
-    kernels = sparse_kernels(model)  # which refuses what is no model
-    trainable = {id(variable) for variable in model.trainable_variables}
-    return [each for each in kernels if id(each.kernel) in trainable]
-
-
-def _states(model, kernels, pruner, data):
-    gradients = products = [None] * len(kernels)
+def _states(
+    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, data: Any
+) -> list[KernelState]:
+    """What the criterion ranks the kernels by."""
+    gradients: Sequence[Any] = [None] * len(kernels)
+    products: Sequence[Any] = gradients
     if pruner.needs_gradient or pruner.needs_hessian_gradient:
-        _check_has_loss(model, pruner, data)
-        with model.distribute_strategy.scope():
-            on_batch = BatchGradients(
-                model, data, [each.kernel for each in kernels], regularized=False
-            )
-            gradients = tf.function(on_batch.gradients)()
-            if pruner.needs_hessian_gradient:
-                masks = [compat.raw(each.mask) for each in kernels]
-                products = tf.function(
-                    lambda: on_batch.hessian_gradient_products(masks)
-                )()
-        _check_dependence(kernels, gradients)
+        gradients, products = _derivatives(model, kernels, pruner, data)
     states = [
         KernelState(
-            weights=tf.convert_to_tensor(compat.raw(each.kernel)),
-            mask=read_mask(compat.raw(each.mask)),
+            weights=kernel.weights(),
+            mask=kernel.mask(),
             gradient=gradient if pruner.needs_gradient else None,
             hessian_gradient=product,
         )
-        for each, gradient, product in zip(kernels, gradients, products, strict=True)
+        for kernel, gradient, product in zip(kernels, gradients, products, strict=True)
     ]
     _check_finite(states)
     return states
 
 
-def _check_has_loss(model, pruner, data):
+def _derivatives(
+    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, data: Any
+) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor | None]]:
+    """The gradients of the kernels, and where needed the Hessian's products with it."""
     if data is None:
         raise ValueError(
             f"The criterion {pruner.name!r} needs `data`, a batch (x, y) to evaluate "
             "the loss on."
         )
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            f"Model {model.name!r} has no loss, which the criterion {pruner.name!r} "
-            "needs. Call model.compile(...) first."
-        )
+    check_has_loss(model, f"The criterion {pruner.name!r}")
+    products: Sequence[tf.Tensor | None] = [None] * len(kernels)
+    with model.distribute_strategy.scope():
+        variables = [kernel.variable for kernel in kernels]
+        on_batch = BatchGradients(model, data, variables, regularized=False)
+        gradients = tf.function(on_batch.gradients)()
+        if pruner.needs_hessian_gradient:
+            masks = [kernel.mask() for kernel in kernels]
+            products = tf.function(on_batch.hessian_gradient_products)(masks)
+    _check_dependence(kernels, gradients)
+    return gradients, products
 
 
-def _check_dependence(kernels, gradients):
+def _check_dependence(
+    kernels: Sequence[TrainedKernel], gradients: Sequence[tf.Tensor | None]
+) -> None:
     independent = [
-        each.path
-        for each, gradient in zip(kernels, gradients, strict=True)
+        kernel.path
+        for kernel, gradient in zip(kernels, gradients, strict=True)
         if gradient is None
     ]
     if independent:
@@ -120,14 +129,14 @@ def _check_dependence(kernels, gradients):
         )
 
 
-def _check_finite(states):
+def _check_finite(states: Sequence[KernelState]) -> None:
     tensors = [
         tensor
         for state in states
         for tensor in (state.weights, state.gradient, state.hessian_gradient)
         if tensor is not None
     ]
-    if not all(bool(tf.reduce_all(tf.math.is_finite(each))) for each in tensors):
+    if not all(tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors):
         raise ValueError(
             "Weights, gradients or Hessian-gradient products are not finite, so there "
             "is no order to prune by. Check the model's initial weights and the data."

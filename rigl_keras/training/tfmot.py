@@ -1,9 +1,10 @@
 """Training the masks of TensorFlow Model Optimization's `prune_low_magnitude`."""
 
+from typing import Any
+
 from rigl_keras import compat
 from rigl_keras.core import kernels
-from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import MaskConstraint, is_sparse
+from rigl_keras.core.masks import MaskConstraint, apply_masks, is_sparse
 from rigl_keras.core.tfmot_wrappers import (
     is_pruning_wrapper,
     pruned_weights,
@@ -11,12 +12,12 @@ from rigl_keras.core.tfmot_wrappers import (
 )
 
 
-def adopt(model):
+def adopt(model: Any) -> None:
     """Lets callbacks train the masks of TFMOT's wrappers, where a model has any.
 
     The mask variables stay TFMOT's, so that `strip_pruning` and saving go on as before.
-    Its schedules end for good; training needs no `UpdatePruningStep`, and may have it.
-    Weights that TFMOT prunes and that have no mask here, of rank 1, keep TFMOT's.
+    TFMOT's schedules end for good; training needs no `UpdatePruningStep`, and may have
+    it. Weights of rank 1 that TFMOT prunes keep the masks that they have.
 
     Args:
       model: a built model.
@@ -25,20 +26,24 @@ def adopt(model):
       ValueError: when a wrapper prunes blocks or m of n weights, patterns that an
         update of single connections would break.
     """
-    wrappers = [each for each, _ in kernels.walk(model) if is_pruning_wrapper(each)]
-    built = [wrapper for wrapper in wrappers if wrapper.built]
-    for wrapper in built:
+    wrappers = [
+        layer
+        for layer, _ in kernels.walk(model)
+        if is_pruning_wrapper(layer) and layer.built
+    ]
+    for wrapper in wrappers:
         _check_unstructured(wrapper)
-    for wrapper in built:
+    for wrapper in wrappers:
         stop_pruning(wrapper)
         for weight, mask in pruned_weights(wrapper):
             if not is_sparse(weight):
                 constraint = MaskConstraint(mask, weight.constraint)
                 compat.set_constraint(weight, constraint)
-            weight.assign(masked(compat.raw(weight), mask))
+    if wrappers:
+        apply_masks(model)
 
 
-def _check_unstructured(wrapper):
+def _check_unstructured(wrapper: Any) -> None:
     if not wrapper.pruning_vars:
         return
     block, m_by_n = tuple(wrapper.block_size), wrapper.sparsity_m_by_n
