@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms.base import MaskUpdater, Pruner
+from rigl_keras.common.checks import check_has_loss
 from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
 from rigl_keras.core.masks import sparse_kernels, trainable_kernels
-from rigl_keras.training.batch_gradients import check_compiled
 from rigl_keras.training.gradient_hook import GradientHook
 from rigl_keras.training.mask_update import MaskUpdate, UpdatedKernel
 from rigl_keras.training.slots import find_slots
@@ -59,7 +59,7 @@ class Attachment:
         kernels = sparse_kernels(model)
         _check_model(model, optimizer, kernels)
         if grow_data is not None:
-            check_compiled(model, "grow_data")
+            check_has_loss(model, "grow_data")
         self.model = model
         self.optimizer = optimizer
         self.kernels_without_gradient: list[str] = []

@@ -14,23 +14,6 @@ from rigl_keras.core.kernels import masked, walk
 from rigl_keras.core.tfmot_wrappers import is_pruning
 
 
-def check_compiled(model: Any, purpose: str) -> None:
-    """Refuses a model that has no loss.
-
-    Args:
-      model: a Keras model.
-      purpose: what needs the loss, such as "grow_data".
-
-    Raises:
-      ValueError: when the model is not compiled.
-    """
-    if getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            f"{purpose} needs the loss of model {model.name!r}, which is not compiled. "
-            "Call model.compile(optimizer, loss) first, in a custom loop too."
-        )
-
-
 def check_batch(name: str, data: Any) -> None:
     """Refuses what is no batch.
 
