@@ -11,7 +11,7 @@ import numpy as np
 from rigl_keras.analysis import distances, ensembles, interpolation
 from rigl_keras.common.tables import spread
 from rigl_keras.findings.finding import Finding
-from rigl_keras.findings.line import interpolate_checkpoints
+from rigl_keras.findings.line import InterpolationConfig, interpolate_checkpoints
 from rigl_keras.plots import distances as distance_plots
 from rigl_keras.plots import ensembles as ensemble_plots
 from rigl_keras.plots import interpolation as interpolation_plots
@@ -221,7 +221,7 @@ def interpolations(
                         run.checkpoint(step),
                         target,
                         coefficients,
-                        num_train=num_train,
+                        config=InterpolationConfig(num_train=num_train),
                         images=images,
                     )
                 )

@@ -73,7 +73,7 @@ class Checkpoints:
         Raises:
           ValueError: when a checkpoint belongs to another model.
         """
-        for step in sorted(steps(self._folder), reverse=True):
+        for step in sorted(saved_steps(self._folder), reverse=True):
             path = os.path.join(self._folder, f"ckpt-{step}")
             damage = _damage(path)
             if damage is None:
@@ -101,57 +101,75 @@ def _damage(path):
     # TensorFlow's reader has no common class for what it raises: an IndexError for a
     # short file, a DataLossError for other contents, and more.
     except Exception as error:
-        return " ".join(str(error).split())
+        return _on_one_line(error)
     return None
 
 
-def read_model(path):
-    """The variables of the model in a checkpoint.
+class SavedModel:
+    """The model in a checkpoint, each of its tensors read once.
 
     Args:
       path: the checkpoint's, such as "runs/prune/ckpt-11719".
 
-    Returns:
-      A dict from paths, as in `named_variables` but sorted, to arrays.
+    Attributes:
+      path: as a str.
+      values: dict from paths, as in `named_variables` but sorted, to arrays.
+      masks: dict from the kernels' paths to masks; empty for a dense model.
 
     Raises:
       ValueError: when there is no checkpoint that can be read, or not of this package's
         command line.
     """
-    damage = _damage(path)
-    if damage is not None:
-        raise ValueError(
-            f"Checkpoint {path} cannot be read: {damage}. Give the path of one that "
-            "the command line wrote, such as 'runs/prune/ckpt-11719'."
-        )
-    reader = tf.train.load_checkpoint(path)
-    values = {}
-    for key in reader.get_variable_to_shape_map():
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.values = dict(sorted(self._read().items()))
+        if not self.values:
+            raise ValueError(
+                f"Checkpoint {path} holds no model of this package's command line."
+            )
+        self.masks = {
+            name.removesuffix(MASK): value
+            for name, value in self.values.items()
+            if name.endswith(MASK)
+        }
+
+    def __repr__(self):
+        """The path, as errors show it."""
+        return repr(self.path)
+
+    @classmethod
+    def of(cls, checkpoint):
+        """The model of a checkpoint, which may have been read already.
+
+        Args:
+          checkpoint: a path, or a `SavedModel`, which is returned.
+        """
+        return checkpoint if isinstance(checkpoint, cls) else cls(checkpoint)
+
+    def _read(self):
+        try:
+            reader = tf.train.load_checkpoint(self.path)
+            # All of it, the optimizer's part too: a checkpoint is whole or refused.
+            tensors = {
+                key: reader.get_tensor(key)
+                for key in reader.get_variable_to_shape_map()
+            }
+        # TensorFlow's reader has no common class for what it raises.
+        except Exception as error:
+            raise ValueError(
+                f"Checkpoint {self.path} cannot be read: {_on_one_line(error)}. Give "
+                "the path of one that the command line wrote, such as "
+                "'runs/prune/ckpt-11719'."
+            ) from error
         # A "/" of a name is escaped; other checkpoints have it between objects.
-        match = re.fullmatch(r"model/([^/]+)/\.ATTRIBUTES/VARIABLE_VALUE", key)
-        if match:
-            values[_unescaped(match.group(1))] = reader.get_tensor(key)
-    if not values:
-        raise ValueError(
-            f"Checkpoint {path} holds no model of this package's command line."
-        )
-    return dict(sorted(values.items()))
+        pattern = re.compile(r"model/([^/]+)/\.ATTRIBUTES/VARIABLE_VALUE")
+        matches = filter(None, map(pattern.fullmatch, tensors))
+        return {_unescaped(match.group(1)): tensors[match.group()] for match in matches}
 
 
-def masks_in(values):
-    """The masks among the variables of a model.
-
-    Args:
-      values: dict by paths, as of `read_model`.
-
-    Returns:
-      A dict from the kernels' paths to masks; empty for a dense model.
-    """
-    return {
-        name.removesuffix(MASK): value
-        for name, value in values.items()
-        if name.endswith(MASK)
-    }
+def _on_one_line(error):
+    return " ".join(str(error).split())
 
 
 def _unescaped(key):
@@ -159,11 +177,11 @@ def _unescaped(key):
     return re.sub(r"\.(.)", lambda m: "/" if m.group(1) == "S" else ".", key)
 
 
-def steps(folder):
+def saved_steps(folder):
     """The steps of the checkpoints in a folder, in any order."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    found = (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names)
-    return [int(match.group(1)) for match in found if match]
+    matches = (re.fullmatch(r"ckpt-(\d+)\.index", name) for name in names)
+    return [int(match.group(1)) for match in matches if match]
 
 
 def named_variables(model):
@@ -175,7 +193,9 @@ def named_variables(model):
     Returns:
       A dict from paths to `tf.Variable`.
     """
-    masks = {id(each.mask): f"{each.path}{MASK}" for each in sparse_kernels(model)}
+    masks = {
+        id(kernel.mask): f"{kernel.path}{MASK}" for kernel in sparse_kernels(model)
+    }
     named = {}
     for path, _, weight in kernels.named_weights(model):
         named[masks.get(id(weight), path)] = compat.raw(weight)
@@ -183,4 +203,6 @@ def named_variables(model):
 
 
 def _numbered(variables):
-    return {str(index): compat.raw(each) for index, each in enumerate(variables)}
+    return {
+        str(index): compat.raw(variable) for index, variable in enumerate(variables)
+    }

@@ -8,7 +8,7 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.analysis.distances import cosine_distance, l2_distance
 from rigl_keras.program import files
-from rigl_keras.program.checkpoints import named_variables, read_model
+from rigl_keras.program.checkpoints import SavedModel, named_variables
 from rigl_keras.training.observers import MaskUpdateObserver
 
 MASK_UPDATES_FILE = "mask_updates.jsonl"
@@ -28,7 +28,7 @@ class Diagnostics:
         self._model = model
         self._meter = meter
         there = os.path.exists(f"{start}.index")
-        self._start = read_model(start) if there else {}
+        self._start = SavedModel(start).values if there else {}
 
     def measure(self):
         """Measures now.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -13,10 +14,9 @@ from rigl_keras.common.checks import check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
 from rigl_keras.core import initializers, kernels
-from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.core.masks import apply_masks
 from rigl_keras.program import files
-from rigl_keras.program.checkpoints import MASK, masks_in, named_variables, read_model
+from rigl_keras.program.checkpoints import MASK, SavedModel, named_variables
 from rigl_keras.program.files import RUN_FILE
 
 _NETWORKS = {
@@ -55,40 +55,17 @@ class MaskConfig:
     overrides: dict | None = None
 
 
-@gin.configurable(
-    "network",
-    denylist=["input_shape", "num_classes", "seeds", "is_pruned", "is_scratch"],
-)
-def make_network(
-    input_shape,
-    num_classes,
-    seeds,
-    is_pruned=False,
-    is_scratch=True,
-    activation="relu",
-    network_name="lenet5",
-    mask_init_path=None,
-    shuffle_mask=False,
-    weight_init_path=None,
-    weight_init_method=None,
-    weight_decay=0.0,
-    noise_stddev=0.0,
-    pruned_layer_types=("Conv2D", "Dense"),
-    allow_same_init=False,
-):
-    """Builds the network and, where masks are configured, makes it sparse.
+@gin.configurable("network")
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """The network: its shape, where its masks and its first weights come from.
 
-    Args:
-      input_shape: (height, width, channels).
-      num_classes: int.
-      seeds: `Seeds`.
-      is_pruned: whether something will be pruned, so that a network without other masks
-        gets masks of ones.
-      is_scratch: whether the masks will stay as they are.
+    Attributes:
       activation: name of a Keras activation.
       network_name: a key of `networks.NETWORKS`, such as "lenet5" or "resnet50".
       mask_init_path: None, or a checkpoint of this command line, such as
-        "runs/prune/ckpt-11719", whose masks are taken.
+        "runs/prune/ckpt-11719", whose masks are taken. Outside of gin it may be a
+        `SavedModel`, as may `weight_init_path`.
       shuffle_mask: whether each mask of `mask_init_path` is shuffled at random.
       weight_init_path: None, or a checkpoint whose weights, biases included, are taken.
       weight_init_method: None keeps the dense initial weights on the masks;
@@ -99,6 +76,33 @@ def make_network(
       pruned_layer_types: class names of the layers that are made sparse.
       allow_same_init: whether a scratch run may draw its weights by the init seed of
         the run that its masks come from.
+    """
+
+    activation: str = "relu"
+    network_name: str = "lenet5"
+    mask_init_path: Any = None
+    shuffle_mask: bool = False
+    weight_init_path: Any = None
+    weight_init_method: str | None = None
+    weight_decay: float = 0.0
+    noise_stddev: float = 0.0
+    pruned_layer_types: Sequence[str] = ("Conv2D", "Dense")
+    allow_same_init: bool = False
+
+
+def make_network(
+    input_shape, num_classes, seeds, *, is_pruned=False, is_scratch=True, config=None
+):
+    """Builds the network and, where masks are configured, makes it sparse.
+
+    Args:
+      input_shape: (height, width, channels).
+      num_classes: int.
+      seeds: `Seeds`.
+      is_pruned: whether something will be pruned, so that a network without other masks
+        gets masks of ones.
+      is_scratch: whether the masks will stay as they are.
+      config: `NetworkConfig`; None for gin's.
 
     Returns:
       A Keras model that ends in logits, not compiled.
@@ -107,54 +111,62 @@ def make_network(
       ValueError: for an unknown name, a value out of range, settings that contradict
         each other, or a checkpoint that does not match the network.
     """
-    build = choice("network.network_name", network_name, _NETWORKS)
-    model = build(
+    config = NetworkConfig() if config is None else config
+    build = choice("network.network_name", config.network_name, _NETWORKS)
+    dense = build(
         input_shape,
         num_classes,
-        activation=activation,
-        weight_decay=weight_decay,
+        activation=config.activation,
+        weight_decay=config.weight_decay,
         seed=seeds.init_seed,
     )
-    check_not_negative("network.noise_stddev", noise_stddev)
-    initializer = _initializer(weight_init_method, weight_init_path)
-    config = MaskConfig()
-    _check_mask_settings(config, mask_init_path, shuffle_mask)
+    check_not_negative("network.noise_stddev", config.noise_stddev)
+    model = _masked(dense, config, seeds, is_pruned=is_pruned, is_scratch=is_scratch)
+    if config.weight_init_path is not None:
+        _load_weights(SavedModel.of(config.weight_init_path), model)
+    if config.noise_stddev > 0:
+        _add_noise(model, config.noise_stddev, seeds.init_seed)
+    return model
+
+
+def _masked(model, config, seeds, *, is_pruned, is_scratch):
+    """The network with the masks that are configured; itself where there are none."""
+    masks = MaskConfig()
+    _check_mask_settings(masks, config.mask_init_path, config.shuffle_mask)
     options = {
-        "initializer": initializer,
+        "initializer": _initializer(config),
         "seed": seeds.mask_seed,
         "init_seed": seeds.init_seed,
         "verbose": False,
     }
-    left_dense = _left_dense(model, pruned_layer_types)
-    if mask_init_path is not None:
-        if weight_init_path is None and is_scratch and not allow_same_init:
-            _check_other_init(mask_init_path, seeds)
-        masks = _masks_of(mask_init_path, model, left_dense)
-        if shuffle_mask:
-            masks = _shuffled(masks, seeds.mask_seed)
-        model = convert.sparsify(model, masks=masks, **options)
-    elif config.sparsity is not None or is_pruned:
-        model = convert.sparsify(
+    left_dense = _left_dense(model, config.pruned_layer_types)
+    if config.mask_init_path is not None:
+        saved = SavedModel.of(config.mask_init_path)
+        is_new = config.weight_init_path is None and not config.allow_same_init
+        if is_new and is_scratch:
+            _check_other_init(saved.path, seeds)
+        given = _masks_of(saved, model, left_dense)
+        if config.shuffle_mask:
+            given = _shuffled(given, seeds.mask_seed)
+        return convert.sparsify(model, masks=given, **options)
+    if masks.sparsity is not None or is_pruned:
+        return convert.sparsify(
             model,
-            config.sparsity or 0.0,
-            config.distribution,
-            overrides={**(config.overrides or {}), **dict.fromkeys(left_dense, 0.0)},
+            masks.sparsity or 0.0,
+            masks.distribution,
+            overrides={**(masks.overrides or {}), **dict.fromkeys(left_dense, 0.0)},
             **options,
         )
-    elif initializer is not None:
+    if config.weight_init_method is not None:
         raise ValueError(
-            f"network.weight_init_method={weight_init_method!r} needs masks, and "
-            "there are none. Set masks.sparsity or network.mask_init_path."
+            f"network.weight_init_method={config.weight_init_method!r} needs masks, "
+            "and there are none. Set masks.sparsity or network.mask_init_path."
         )
-    if weight_init_path is not None:
-        _load_weights(weight_init_path, model)
-    if noise_stddev > 0:
-        _add_noise(model, noise_stddev, seeds.init_seed)
     return model
 
 
 def compile_network(
-    model, optimizer, label_smoothing=0.0, top_k=None, jit_compile=None
+    model, optimizer, *, label_smoothing=0.0, top_k=None, jit_compile=None
 ):
     """Compiles a network that ends in logits.
 
@@ -214,14 +226,14 @@ def _smoothed(label_smoothing, classes):
     return smoothed_cross_entropy
 
 
-def _initializer(method, weight_init_path):
+def _initializer(config):
+    method, path = config.weight_init_method, config.weight_init_path
     if method is None:
         return None
-    if weight_init_path is not None:
+    if path is not None:
         raise ValueError(
             f"network.weight_init_method={method!r} draws the weights that "
-            f"network.weight_init_path={weight_init_path!r} loads. Set one of them to "
-            "None."
+            f"network.weight_init_path={path!r} loads. Set one of them to None."
         )
     return choice("network.weight_init_method", method, _INITIALIZERS)
 
@@ -271,18 +283,17 @@ def _check_other_init(mask_init_path, seeds):
 
 def _masks_of(checkpoint, model, left_dense):
     """The masks in a checkpoint of a network like this one, by the kernels' paths."""
-    values = read_model(checkpoint)
-    _check_match(checkpoint, values, model)
-    masks = masks_in(values)
+    _check_match(checkpoint, model)
+    masks = checkpoint.masks
     if not masks:
         raise ValueError(
-            f"Checkpoint {checkpoint} is of a dense network and has no masks. Give one "
-            "of a sparse or pruned network as network.mask_init_path."
+            f"Checkpoint {checkpoint.path} is of a dense network and has no masks. "
+            "Give one of a sparse or pruned network as network.mask_init_path."
         )
     extra = [path for path in masks if path in left_dense]
     if extra:
         raise ValueError(
-            f"Checkpoint {checkpoint} has a mask for {extra[0]}, which "
+            f"Checkpoint {checkpoint.path} has a mask for {extra[0]}, which "
             "network.pruned_layer_types leaves dense here."
         )
     return {
@@ -292,7 +303,7 @@ def _masks_of(checkpoint, model, left_dense):
     }
 
 
-def _check_match(checkpoint, values, model):
+def _check_match(checkpoint, model):
     """Refuses the checkpoint of another network.
 
     Raises:
@@ -304,14 +315,16 @@ def _check_match(checkpoint, values, model):
         if not name.endswith(MASK)
     }
     there = {
-        name: value.shape for name, value in values.items() if not name.endswith(MASK)
+        name: value.shape
+        for name, value in checkpoint.values.items()
+        if not name.endswith(MASK)
     }
     names = [*here, *(name for name in there if name not in here)]
     for name in sorted(names, key=lambda name: not name.endswith("kernel")):
         if here.get(name) != there.get(name):
             raise ValueError(
-                f"Checkpoint {checkpoint} is of another network: the shape of {name} "
-                f"is {there.get(name, 'missing')} there and "
+                f"Checkpoint {checkpoint.path} is of another network: the shape of "
+                f"{name} is {there.get(name, 'missing')} there and "
                 f"{here.get(name, 'missing')} here. Give a checkpoint of this network, "
                 "or configure the network as in that run."
             )
@@ -332,12 +345,11 @@ def _shuffled(masks, seed):
 
 def _load_weights(checkpoint, model):
     """Sets all variables but masks to a checkpoint's, under this model's masks."""
-    values = read_model(checkpoint)
-    _check_match(checkpoint, values, model)
+    _check_match(checkpoint, model)
     for name, variable in named_variables(model).items():
         if not name.endswith(MASK):
-            variable.assign(values[name])
-    _mask_weights(model)
+            variable.assign(checkpoint.values[name])
+    apply_masks(model)
 
 
 def _add_noise(model, stddev, seed):
@@ -346,10 +358,4 @@ def _add_noise(model, stddev, seed):
         noise = tf.random.stateless_normal(variable.shape, draw, alg=ALGORITHM)
         raw = compat.raw(variable)
         raw.assign_add(tf.cast(stddev * noise, raw.dtype))
-    _mask_weights(model)
-
-
-def _mask_weights(model):
-    for each in sparse_kernels(model):
-        kernel = compat.raw(each.kernel)
-        kernel.assign(masked(kernel, each.mask))
+    apply_masks(model)

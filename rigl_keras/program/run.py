@@ -13,7 +13,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.costs.summary import summary
 from rigl_keras.program import algorithm, devices, files
-from rigl_keras.program.checkpoints import Checkpoints, steps
+from rigl_keras.program.checkpoints import Checkpoints, saved_steps
 from rigl_keras.program.diagnostics import (
     MASK_UPDATES_FILE,
     Diagnostics,
@@ -81,7 +81,7 @@ class Run:
     def _check_logdir(self):
         before = files.read_json(self._path(RUN_FILE))
         if before is None:
-            if steps(self._logdir):
+            if saved_steps(self._logdir):
                 raise ValueError(
                     f"{self._logdir} holds checkpoints of something else. Use another "
                     "--logdir."
@@ -118,9 +118,9 @@ class Run:
         compile_network(
             self._model,
             optimizer,
-            config.label_smoothing,
-            config.top_k,
-            config.jit_compile,
+            label_smoothing=config.label_smoothing,
+            top_k=config.top_k,
+            jit_compile=config.jit_compile,
         )
         compat.build_optimizer(
             self._model.optimizer, list(self._model.trainable_variables)

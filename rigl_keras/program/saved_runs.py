@@ -6,11 +6,11 @@ import os
 import gin
 
 from rigl_keras.program import algorithm, files
-from rigl_keras.program.checkpoints import MASK, masks_in, read_model, steps
+from rigl_keras.program.checkpoints import MASK, SavedModel, saved_steps
 from rigl_keras.program.diagnostics import MASK_UPDATES_FILE
 from rigl_keras.program.files import RESULTS_FILE, RUN_FILE
 from rigl_keras.program.loggers import METRICS_FILE
-from rigl_keras.program.network import compile_network, make_network
+from rigl_keras.program.network import NetworkConfig, compile_network, make_network
 from rigl_keras.program.optimizer import OptimizerConfig
 
 # What training does not change by its gradient: the averages of batch normalisation.
@@ -77,7 +77,7 @@ class SavedRun:
     @property
     def steps(self):
         """The steps of its checkpoints, in order."""
-        return sorted(steps(self.folder))
+        return sorted(saved_steps(self.folder))
 
     @property
     def mask_history(self):
@@ -115,13 +115,13 @@ class SavedRun:
 
     def masks(self, step=None):
         """The masks in a checkpoint: dict from the kernels' paths to bool arrays."""
-        return masks_in(read_model(self.checkpoint(step)))
+        return SavedModel(self.checkpoint(step)).masks
 
     def parameters(self, step=None):
         """Kernels, biases and what else is trained: dict from paths to arrays."""
         return {
             name: value
-            for name, value in read_model(self.checkpoint(step)).items()
+            for name, value in SavedModel(self.checkpoint(step)).values.items()
             if not name.endswith((MASK, *_AVERAGES))
         }
 
@@ -214,7 +214,8 @@ def network_at(checkpoint, images):
     """The network of a checkpoint, as gin's present configuration describes it.
 
     Args:
-      checkpoint: path of it; its masks and weights are the network's.
+      checkpoint: path of it, or a `SavedModel`; its masks and weights are the
+        network's.
       images: what `data.load` returns, for the shape of inputs and outputs.
 
     Returns:
@@ -226,17 +227,20 @@ def network_at(checkpoint, images):
     with gin.unlock_config():
         for name, value in _FIRST_STATE.items():
             gin.bind_parameter(name, value)
-    is_sparse = bool(masks_in(read_model(checkpoint)))
+    saved = SavedModel.of(checkpoint)
+    config = NetworkConfig(
+        mask_init_path=saved if saved.masks else None,
+        shuffle_mask=False,
+        weight_init_path=saved,
+        weight_init_method=None,
+        noise_stddev=0.0,
+    )
     model = make_network(
         images.input_shape,
         images.num_classes,
         algorithm.make_seeds(0),
         is_scratch=False,
-        mask_init_path=checkpoint if is_sparse else None,
-        shuffle_mask=False,
-        weight_init_path=checkpoint,
-        weight_init_method=None,
-        noise_stddev=0.0,
+        config=config,
     )
     compile_network(model, OptimizerConfig().make(1, 1))
     return model

@@ -1,4 +1,4 @@
-"""Runs gathered into experiments: the runs of one differ in seeds and paths only."""
+"""Runs gathered into groups: the runs of one differ in seeds and paths only."""
 
 import ast
 import dataclasses
@@ -17,9 +17,6 @@ _SEEDS = "seeds."
 # Checkpoints of other runs: what matters is their step and what kind of run it was.
 _PARENTS = ("network.mask_init_path", "network.weight_init_path")
 _BINDING = re.compile(r"(\S+) = (.*)")
-# "rigl_seed3", "rigl-3" and "rigl3" begin with "rigl"; "seed3" and "3" with nothing.
-_NUMBERED = re.compile(r"(.*?)[-_. ]*(?:seed|run)?[-_. ]*\d*")
-_NAMES_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +37,16 @@ class FinishedRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Runs that differ in seeds and paths only.
+class RunGroup:
+    """Runs that differ in seeds and paths only: an experiment, as reports call it.
 
     Attributes:
-      label: the shortest end of their common path that tells experiments apart.
+      label: the largest folder that holds these runs and no others, as much of its path
+        as tells it apart; where there is no such folder, the settings in which the group
+        differs from all others.
       runs: list of `FinishedRun`, at least one.
       settings: dict from gin parameters to values, without seeds and places of data;
-        a checkpoint is "STEP of EXPERIMENT".
+        a checkpoint is "STEP of FOLDER".
     """
 
     label: str
@@ -66,7 +65,7 @@ def gather(folders):
       folders: paths of runs, or of folders that hold runs at any depth.
 
     Returns:
-      The list of `Experiment`, in the order of their first runs, and the list of the
+      The list of `RunGroup`, in the order of their first runs, and the list of the
       folders of runs that were found and are not finished.
 
     Raises:
@@ -80,20 +79,15 @@ def gather(folders):
             "commands to go on with them."
         )
     results = {path: _result(run) for path, run in finished.items()}
-    groups: dict[str, list[Path]] = {}
+    kinds: dict[str, list[Path]] = {}
     for path, run in finished.items():
-        groups.setdefault(_kind(run, results[path]), []).append(path)
-    run_labels = dict(
-        zip(finished, _shortest_tails([path.parts for path in finished]), strict=True)
-    )
-    labels = _group_labels(list(groups.values()))
-    owners = {
-        path: label
-        for label, group in zip(labels, groups.values(), strict=True)
-        for path in group
-    }
-    experiments = []
-    for label, group in zip(labels, groups.values(), strict=True):
+        kinds.setdefault(_kind(run, results[path]), []).append(path)
+    labels = _shortest_tails([path.parts for path in finished])
+    run_labels = dict(zip(finished, labels, strict=True))
+    roots = [Path(folder).resolve() for folder in folders]
+    own_folders = _own_folders(list(kinds.values()), roots)
+    groups = []
+    for label, paths in zip(own_folders, kinds.values(), strict=True):
         runs = [
             FinishedRun(
                 run_labels[path],
@@ -101,10 +95,10 @@ def gather(folders):
                 results[path],
                 parse_settings(finished[path].description["config"]),
             )
-            for path in group
+            for path in paths
         ]
-        experiments.append(Experiment(label, runs, _group_settings(runs, owners)))
-    return experiments, unfinished
+        groups.append(RunGroup(label, runs, _group_settings(runs)))
+    return _with_labels(groups), unfinished
 
 
 def _find(folders):
@@ -202,25 +196,23 @@ def _kind(run, result=None, children=()):
     return repr(sorted(settings.items()))
 
 
-def _group_settings(runs, owners):
+def _group_settings(runs):
     """The settings that runs share, with the origin of checkpoints for their paths."""
     settings = _compared(runs[0].settings)
     for name in _PARENTS:
         if _checkpoint(settings.get(name, "None")) is None:
             continue
         paths = [Path(_checkpoint(run.settings[name])).resolve() for run in runs]
-        parents = list(dict.fromkeys(path.parent for path in paths))
-        known = list(dict.fromkeys(owners[p] for p in parents if p in owners))
-        origin = ", ".join(known) or _base(parents)[-1]
-        settings[name] = f"{paths[0].name} of {origin}"
+        folder = os.path.commonpath([path.parent for path in paths])
+        settings[name] = f"{paths[0].name} of {os.path.basename(folder)}"
     return settings
 
 
-def differing(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
+def differing(experiments: Sequence[RunGroup]) -> tuple[list[str], list[list[str]]]:
     """The settings in which experiments differ.
 
     Args:
-      experiments: list of `Experiment`.
+      experiments: list of `RunGroup`.
 
     Returns:
       The names of the gin parameters that do not have one value in all experiments,
@@ -232,7 +224,7 @@ def differing(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[s
     return names, [[s.get(name, "–") for name in names] for s in everything]
 
 
-def shared(experiments: Sequence[Experiment]) -> dict[str, str]:
+def shared(experiments: Sequence[RunGroup]) -> dict[str, str]:
     """The settings, a dict by name, that all experiments have."""
     first, *others = [experiment.settings for experiment in experiments]
     return {
@@ -242,51 +234,46 @@ def shared(experiments: Sequence[Experiment]) -> dict[str, str]:
     }
 
 
-def _group_labels(groups: Sequence[Sequence[Path]]) -> list[str]:
-    """A label for each group of folders, no two the same."""
-    bases = [_base(folders) for folders in groups]
-    paths = []
-    for folders, base in zip(groups, bases, strict=True):
-        others = [path for group in groups if group is not folders for path in group]
-        if _covers(base, others) or bases.count(base) > 1:
-            base = _named(folders, others)
-        paths.append(base)
-    return _shortest_tails(paths)
+def _own_folders(groups: Sequence[Sequence[Path]], roots: Sequence[Path]) -> list[str]:
+    """For each group the largest folder that holds its runs and no others.
+
+    Args:
+      groups: the folders of each group's runs.
+      roots: the folders that were given, which are not left.
+
+    Returns:
+      As much of each folder's path as tells it apart; "" where there is no such folder.
+    """
+    own = []
+    for paths in groups:
+        others = {path for group in groups if group is not paths for path in group}
+        folders = [Path(os.path.commonpath(paths))]
+        folders += folders[0].parents
+        alone = [
+            folder
+            for folder in folders
+            if any(folder.is_relative_to(root) for root in roots)
+            and not any(path.is_relative_to(folder) for path in others)
+        ]
+        own.append(alone[-1].parts if alone else ())
+    tails = iter(_shortest_tails([parts for parts in own if parts]))
+    return [next(tails) if parts else "" for parts in own]
 
 
-def _base(folders: Sequence[Path]) -> tuple[str, ...]:
-    """What the paths of numbered runs have in common, as parts of a path."""
-    parents = {folder.parent for folder in folders}
-    stems = {_NUMBERED.fullmatch(folder.name).group(1) for folder in folders}  # type: ignore[union-attr]
-    if stems == {""} and len(parents) == 1:
-        return folders[0].parent.parts
-    if len(folders) == 1:
-        return folders[0].parts
-    if len(stems) == len(parents) == 1:
-        return (*folders[0].parent.parts, *stems)
-    return Path(os.path.commonpath(folders)).parts
-
-
-def _covers(base: tuple[str, ...], folders: Iterable[Path]) -> bool:
-    """Whether one of the folders is, or lies in, the folder of that path."""
-    return any(folder.parts[: len(base)] == base for folder in folders)
-
-
-def _named(folders: Sequence[Path], others: Iterable[Path]) -> tuple[str, ...]:
-    """The parts of a path that names folders where `_base` would name others too."""
-    bases = list(dict.fromkeys(_base([folder]) for folder in folders))
-    if any(_covers(base, others) for base in bases):
-        bases = [folder.parts for folder in folders]
-    # "seed0" alone says nothing: the name of the folder around it stays with it.
-    common = Path(os.path.commonpath([Path(*base).parent for base in bases]))
-    if all(_NUMBERED.fullmatch(base[-1]).group(1) == "" for base in bases):  # type: ignore[union-attr]
-        around, common = common.name, common.parent
-    else:
-        around = ""
-    names = [str(Path(*base).relative_to(common / around)) for base in bases]
-    more = ["…"] if len(names) > _NAMES_SHOWN else []
-    listed = ", ".join([*names[:_NAMES_SHOWN], *more])
-    return (*common.parts, os.path.join(around, listed))
+def _with_labels(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Labels the groups that have no folder of their own by what differs."""
+    names, rows = differing(groups)
+    labels: list[str] = []
+    for group, row in zip(groups, rows, strict=True):
+        settings = [f"{name}={v}" for name, v in zip(names, row, strict=True)]
+        label = group.label or ", ".join(settings)
+        if label in labels:  # Parents of one name, in other folders.
+            label = f"{label}, {group.runs[0].label}"
+        labels.append(label)
+    return [
+        dataclasses.replace(group, label=label)
+        for group, label in zip(groups, labels, strict=True)
+    ]
 
 
 def _shortest_tails(paths: Iterable[tuple[str, ...]]) -> list[str]:

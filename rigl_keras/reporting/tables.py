@@ -63,7 +63,7 @@ def group_table(experiments):
     """The table of experiments.
 
     Args:
-      experiments: list of `run_groups.Experiment`.
+      experiments: list of `groups.RunGroup`.
 
     Returns:
       The names of its columns, and its rows of strings: means ± standard deviations

@@ -2,17 +2,20 @@
 
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
 import gin
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 from tensorflow import keras
 
 from rigl_keras import data, interpolate
+from rigl_keras.findings import line
 from rigl_keras.program import files, gin_files, run
 from rigl_keras.program.saved_runs import SavedRun
 
@@ -102,11 +105,40 @@ def under(point, masks):
 SOME = [-0.2, 0.0, 0.5, 1.0]
 
 
+def few(records):
+    return line.InterpolationConfig(num_train=records)
+
+
+def test_each_checkpoint_is_opened_once_and_each_tensor_read_once(
+    runs, images, monkeypatch
+):
+    opened, read = [], []
+    load = tf.train.load_checkpoint
+
+    def counting(path):
+        opened.append(path)
+        reader = load(path)
+        return types.SimpleNamespace(
+            get_variable_to_shape_map=reader.get_variable_to_shape_map,
+            get_tensor=lambda key: read.append((path, key)) or reader.get_tensor(key),
+        )
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", counting)
+    pruned = runs["prune"]
+    pruned.configure()
+    paths = pruned.checkpoint(0), pruned.checkpoint()
+    line.interpolate_checkpoints(
+        *paths, [0.0, 1.0], load_mask_from=0, eval_on_train=False, images=images
+    )
+    assert sorted(opened) == sorted(paths)
+    assert len(read) == len(set(read)) > 10
+
+
 def test_the_line_is_that_of_the_checkpoints_parameters(runs, images):
     pruned = runs["prune"]
     pruned.configure()
-    found = interpolate.interpolate_checkpoints(
-        pruned.checkpoint(0), pruned.checkpoint(), SOME, num_train=100, images=images
+    found = line.interpolate_checkpoints(
+        pruned.checkpoint(0), pruned.checkpoint(), SOME, config=few(100), images=images
     )
     start, end = pruned.parameters(0), pruned.parameters()
     expected = losses(start, end, images, SOME)
@@ -132,15 +164,13 @@ def test_masks_are_those_of_the_checkpoint_that_is_named(runs, images):
     with warnings.catch_warnings():
         # The pruned network is within the masks of the first one, all ones.
         warnings.simplefilter("error")
-        of_start = interpolate.interpolate_checkpoints(
+        of_start = line.interpolate_checkpoints(
             *paths, SOME, load_mask_from=0, **options
         )
     lost = sum(np.count_nonzero(start[path][~mask]) for path, mask in masks.items())
     assert lost
     with pytest.warns(UserWarning, match=f"^{lost} weights of .*ckpt-0 lie off"):
-        of_end = interpolate.interpolate_checkpoints(
-            *paths, SOME, load_mask_from=1, **options
-        )
+        of_end = line.interpolate_checkpoints(*paths, SOME, load_mask_from=1, **options)
     for found, begin in ((of_start, start), (of_end, under(start, masks))):
         expected = losses(begin, end, images, SOME)
         np.testing.assert_allclose(found["test_loss"], expected, rtol=1e-4)
@@ -151,7 +181,7 @@ def test_checkpoints_around_updates_are_points_too(runs, images):
     around = [int(name.name[5:-6]) for name in Path(pruned.folder).glob("ckpt--*.ind*")]
     before, after = sorted(abs(step) for step in around)[:2]
     pruned.configure()
-    found = interpolate.interpolate_checkpoints(
+    found = line.interpolate_checkpoints(
         pruned.checkpoint(-before),
         pruned.checkpoint(-after),
         [0, 1],
@@ -169,13 +199,16 @@ def test_batch_norm_is_that_of_the_training_records(runs, images):
     paths = normal.checkpoint(0), normal.checkpoint()
     normal.configure()
     options = {"eval_on_train": False, "images": images}
-    kept = interpolate.interpolate_checkpoints(
-        *paths, [1.0], reestimate_batch_norm=False, **options
+    kept = line.interpolate_checkpoints(
+        *paths,
+        [1.0],
+        config=line.InterpolationConfig(reestimate_batch_norm=False),
+        **options,
     )
     # The averages of the end, as that run was evaluated.
     expected = normal.records[-1]["test_cross_entropy"]
     assert kept["test_loss"][0] == pytest.approx(expected, rel=1e-4)
-    anew = interpolate.interpolate_checkpoints(*paths, [1.0], num_train=200, **options)
+    anew = line.interpolate_checkpoints(*paths, [1.0], config=few(200), **options)
     parameters = normal.parameters()
     x = images.train_images[:200].reshape(200, -1) / 255
     test = images.test_images.reshape(len(images.test_images), -1) / 255
@@ -276,7 +309,6 @@ def test_flags_change_the_configuration_of_the_run(runs, tmp_path, capsys):
     ("flag", "message"),
     [
         ("--use_tpu", "--use_tpu is for training"),
-        ("--master=local", "--master is not available yet"),
         ("--mode=hessian", "--mode=hessian"),
         ("surplus", "unexpected arguments"),
         ("--ckpt_end=nowhere/ckpt-1", "cannot be read"),
@@ -325,13 +357,13 @@ def test_the_folder_of_a_run_is_not_written_over(runs, capsys):
 
 def test_an_unknown_source_of_masks_is_refused():
     with pytest.raises(ValueError, match="0, 1 or -1"):
-        interpolate.interpolate_checkpoints("a", "b", load_mask_from=2)
+        line.interpolate_checkpoints("a", "b", load_mask_from=2)
 
 
 def test_the_gin_file_is_the_originals():
     [folder] = gin_files.gin_search_paths()
     gin.parse_config_file(f"{folder}/mnist/interpolate.gin")
-    coefficients = interpolate.InterpolationConfig().coefficients
+    coefficients = line.InterpolationConfig().coefficients
     np.testing.assert_allclose(coefficients, -0.2 + 0.05 * np.arange(29), atol=1e-9)
 
 
@@ -342,4 +374,4 @@ def test_train_and_interpolate_share_one_process():
     ours = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(interpolate)}
     assert {"logdir", "gin_config", "gin_bindings", "mode", "use_tpu"} <= shared & ours
     assert "seed" in shared - ours
-    assert {"ckpt_start", "load_mask_from", "master"} <= ours - shared
+    assert {"ckpt_start", "load_mask_from"} <= ours - shared

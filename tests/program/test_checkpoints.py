@@ -12,9 +12,9 @@ import rigl_keras
 from rigl_keras import compat
 from rigl_keras.program.checkpoints import (
     Checkpoints,
+    SavedModel,
     named_variables,
-    read_model,
-    steps,
+    saved_steps,
 )
 
 
@@ -59,7 +59,7 @@ def test_what_was_saved_comes_back_in_another_model(tmp_path):
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     model = make()
     assert Checkpoints(tmp_path, model, model.optimizer).restore_last() is None
-    assert steps(tmp_path / "none") == []
+    assert saved_steps(tmp_path / "none") == []
 
 
 DAMAGES = ["cut data", "change data", "cut index", "no data", "no index"]
@@ -118,9 +118,9 @@ def test_an_interrupted_save_leaves_no_checkpoint(tmp_path, monkeypatch):
         patch.setattr("os.replace", stop)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(4)
-    assert steps(tmp_path) == [2]
+    assert saved_steps(tmp_path) == [2]
     checkpoints.save(6)
-    assert sorted(steps(tmp_path)) == [2, 6]
+    assert sorted(saved_steps(tmp_path)) == [2, 6]
     assert not list(tmp_path.glob("*writing*"))
 
 
@@ -129,16 +129,16 @@ def test_a_checkpoint_around_an_update_is_none_to_go_on_from(tmp_path):
     checkpoints = Checkpoints(tmp_path, model, model.optimizer)
     checkpoints.save(2)
     checkpoints.save_around_update(4)
-    assert steps(tmp_path) == [2]
+    assert saved_steps(tmp_path) == [2]
     assert checkpoints.restore_last() == 2
-    assert set(read_model(tmp_path / "ckpt--4")) == set(named_variables(model))
+    assert set(SavedModel(tmp_path / "ckpt--4").values) == set(named_variables(model))
 
 
 def test_a_checkpoint_is_read_without_its_model(tmp_path):
     model = make()
     train(model)
     Checkpoints(tmp_path, model, model.optimizer).save(2)
-    found = read_model(str(tmp_path / "ckpt-2"))
+    found = SavedModel(str(tmp_path / "ckpt-2")).values
     dense = model.get_layer("sparse_a").layer
     [mask] = rigl_keras.get_masks(model).values()
     # Neither the optimizer's variables nor the dropout's random state are the model's.
@@ -162,7 +162,7 @@ def test_names_with_dots_and_nested_models_come_back(tmp_path):
     Checkpoints(tmp_path, model, model.optimizer).save(1)
     expected = {"in.ner../b.S/kernel", "in.ner../b.S/kernel/mask", "in.ner../b.S/bias"}
     norms = {"gamma", "beta", "moving_mean", "moving_variance"}
-    assert set(read_model(tmp_path / "ckpt-1")) == expected | {
+    assert set(SavedModel(tmp_path / "ckpt-1").values) == expected | {
         f".norm/{name}" for name in norms
     }
 
@@ -173,7 +173,7 @@ def test_any_name_comes_back(names):
     model = {name: tf.Variable(value) for name, value in expected.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = tf.train.Checkpoint(model=model).write(f"{folder}/ckpt-0")
-        assert read_model(path) == expected
+        assert SavedModel(path).values == expected
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -182,14 +182,14 @@ def test_a_damaged_checkpoint_cannot_be_read(tmp_path, damage):
     Checkpoints(tmp_path, model, model.optimizer).save(2)
     do_damage(tmp_path, 2, damage)
     with pytest.raises(ValueError, match=r"ckpt-2 cannot be read: .+ Give the path"):
-        read_model(tmp_path / "ckpt-2")
+        SavedModel(tmp_path / "ckpt-2")
 
 
 def test_what_is_no_checkpoint_cannot_be_read(tmp_path):
     make().save_weights(tmp_path / "some.weights.h5")
     for path in ("ckpt-3", ".", "some.weights.h5"):
         with pytest.raises(ValueError, match="cannot be read"):
-            read_model(Path(tmp_path, path))
+            SavedModel(Path(tmp_path, path))
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
@@ -199,4 +199,4 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     ):
         path = tf.train.Checkpoint(**parts).write(str(tmp_path / f"ckpt-{number}"))
         with pytest.raises(ValueError, match=f"ckpt-{number} holds no model"):
-            read_model(path)
+            SavedModel(path)

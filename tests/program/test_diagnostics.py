@@ -12,9 +12,9 @@ from tensorflow import keras
 import rigl_keras
 from rigl_keras.program.checkpoints import (
     Checkpoints,
+    SavedModel,
     named_variables,
-    read_model,
-    steps,
+    saved_steps,
 )
 from rigl_keras.program.diagnostics import Diagnostics, MaskUpdateRecorder
 from rigl_keras.training.gradient_flow import FlowMeter
@@ -197,7 +197,7 @@ def test_mask_updates_are_recorded(tmp_path, name):
     assert list(seen) == [f"ckpt--{step}" for step in (1, 2, 3, 4)]
     norms = []
     for checkpoint, expected in seen.items():
-        found = read_model(tmp_path / checkpoint)
+        found = SavedModel(tmp_path / checkpoint).values
         assert found.keys() == expected.keys()
         for path, value in expected.items():
             np.testing.assert_array_equal(found[path], value, err_msg=path)
@@ -228,7 +228,7 @@ def test_no_run_goes_on_from_checkpoints_around_updates(tmp_path):
     expected = [variable.numpy() for variable in model.variables]
     recorded(tmp_path, updaters()["set"], model, checkpoints, tiny.data(8))
     assert (tmp_path / "ckpt--4.index").exists()
-    assert steps(tmp_path) == [0]
+    assert saved_steps(tmp_path) == [0]
     assert checkpoints.restore_last() == 0
     for variable, value in zip(model.variables, expected, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)

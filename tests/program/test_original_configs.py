@@ -208,24 +208,24 @@ def test_the_originals_configurations_run_as_they_are_written(runs):
 
 
 def biases_of(logdir):
-    from rigl_keras.program.checkpoints import read_model
+    from rigl_keras.program.checkpoints import SavedModel
 
-    values = read_model(str(logdir / f"ckpt-{STEPS}"))
+    values = SavedModel(str(logdir / f"ckpt-{STEPS}")).values
     return {path: value.size for path, value in values.items()}
 
 
 @pytest.mark.slow
 def test_tickets_and_scratch_runs_have_the_masks_of_the_pruned_one(runs):
-    from rigl_keras.program.checkpoints import read_model
+    from rigl_keras.program.checkpoints import SavedModel
 
     folder, _, _ = runs
-    pruned = read_model(str(folder / "prune" / f"ckpt-{STEPS}"))
+    pruned = SavedModel(str(folder / "prune" / f"ckpt-{STEPS}")).values
     masks = [path for path in pruned if path.endswith("/mask")]
     assert masks
-    first = read_model(str(folder / "prune" / "ckpt-0"))
+    first = SavedModel(str(folder / "prune" / "ckpt-0")).values
     for name in AFTER_PRUNING:
-        begin = read_model(str(folder / name / "ckpt-0"))
-        end = read_model(str(folder / name / f"ckpt-{STEPS}"))
+        begin = SavedModel(str(folder / name / "ckpt-0")).values
+        end = SavedModel(str(folder / name / f"ckpt-{STEPS}")).values
         same = [(pruned[path] == end[path]).all() for path in masks]
         assert all((pruned[path] == begin[path]).all() for path in masks), name
         assert all(same) == (name in ("lottery", "scratch")), name

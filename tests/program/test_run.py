@@ -8,7 +8,7 @@ from small_runs import PRUNING, STEPS, make
 from tensorflow import keras
 
 from rigl_keras.program import loggers, run
-from rigl_keras.program.checkpoints import read_model
+from rigl_keras.program.checkpoints import SavedModel
 from rigl_keras.training import metainit
 
 SPARSE = "masks.sparsity = 0.5"
@@ -102,8 +102,8 @@ def test_a_run_that_broke_off_ends_as_one_that_did_not(method, tmp_path):
 @pytest.mark.slow
 def test_one_shot_pruning_happens_once_before_the_first_step(tmp_path):
     result = make(tmp_path / "snip", METHODS["snip, gradient penalty"]).train()
-    first = read_model(str(tmp_path / "snip" / "ckpt-0"))
-    last = read_model(str(tmp_path / "snip" / f"ckpt-{STEPS}"))
+    first = SavedModel(str(tmp_path / "snip" / "ckpt-0")).values
+    last = SavedModel(str(tmp_path / "snip" / f"ckpt-{STEPS}")).values
     masks = [name for name in first if name.endswith("/mask")]
     for name in masks:
         np.testing.assert_array_equal(first[name], last[name])
@@ -140,7 +140,7 @@ def test_a_pruned_runs_thresholds_are_logged(tmp_path):
         if value.tag.startswith("threshold/")
     }
     # The smallest weight that the last pruning, at step 20, kept: before that step.
-    before = read_model(str(folder / "ckpt--20"))
+    before = SavedModel(str(folder / "ckpt--20")).values
     kernel, mask = before["dense1/kernel"], before["dense1/kernel/mask"]
     expected = np.abs(kernel[mask]).min()
     assert logged[STEPS, "threshold/dense1/kernel"] == pytest.approx(expected)

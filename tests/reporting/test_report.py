@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from rigl_keras import report
 from rigl_keras.plots import training
-from rigl_keras.reporting import groups
+from rigl_keras.reporting import figures, groups
 
 RIGL = ["mask_updater.update_alg = 'rigl'"]
 SET = ["mask_updater.update_alg = 'set'"]
@@ -200,34 +200,27 @@ def test_an_analysis_without_its_figure_is_refused(runs, analyses, tmp_path, cap
 
 
 def labels(folder):
-    return [each.label for each in groups.gather([str(folder)])[0]]
+    return [group.label for group in groups.gather([str(folder)])[0]]
 
 
-def test_an_experiment_in_several_folders_is_named_after_these(tmp_path):
+def test_an_experiment_in_several_folders_is_named_by_its_settings(tmp_path):
     for number, name in enumerate(("lottery", "similar")):
         for seed in (0, 1):
             folder = tmp_path / name / f"seed{seed}"
             made_up_runs.write(folder, RIGL, 10 * number + seed)
     made_up_runs.write(tmp_path / "set" / "seed0", SET)
-    assert labels(tmp_path) == ["lottery, similar", "set"]
+    made_up_runs.write(tmp_path / "set" / "seed1", SET, 1)
+    assert labels(tmp_path) == ["mask_updater.update_alg='rigl'", "set"]
 
 
-def test_experiments_in_one_folder_are_named_after_it_and_their_runs(tmp_path):
+def test_experiments_in_one_folder_are_named_by_their_settings(tmp_path):
     for seed in range(6):
         config = RIGL if seed < 2 else SET
         made_up_runs.write(tmp_path / "prune" / f"seed{seed}", config, seed)
-    names = ["prune/seed0, seed1", "prune/seed2, seed3, seed4, …"]
-    assert labels(tmp_path) == names
-    made_up_runs.write(tmp_path / "lone" / "seed0", ["a.b = 1"])
-    made_up_runs.write(tmp_path / "lone" / "seed1", ["a.b = 2"])
-    assert labels(tmp_path) == ["lone/seed0", "lone/seed1", *names]
-
-
-def test_a_folder_of_a_run_that_looks_like_a_group_of_others(tmp_path):
-    made_up_runs.write(tmp_path / "rigl", ["a.b = 1"])
-    for seed in (0, 1):
-        made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed)
-    assert labels(tmp_path) == ["rigl", "rigl0, rigl1"]
+    assert labels(tmp_path) == [
+        "mask_updater.update_alg='rigl'",
+        "mask_updater.update_alg='set'",
+    ]
 
 
 def test_many_experiments_are_spread_over_figures(tmp_path):
@@ -245,7 +238,7 @@ def test_each_experiment_is_in_one_of_the_figures(tmp_path):
     groups = {f"group {number}": [] for number in range(23)}
     path = str(tmp_path / "curves")
     sections = list(
-        report._parts("Curves", "Text.", lambda *a: drawn.append(a), groups, path)
+        figures._parts("Curves", "Text.", lambda *a: drawn.append(a), groups, path)
     )
     assert [label for part, _ in drawn for label in part] == list(groups)
     assert max(len(part) for part, _ in drawn) <= 10
@@ -259,20 +252,23 @@ def test_runs_without_a_value_leave_the_others_in_the_figure(tmp_path):
         made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed, updates=seed == 1)
     made_up_runs.write(tmp_path / "set", SET)
     experiments, _ = groups.gather([str(tmp_path)])
-    found = report._records(experiments, "change", lambda saved: saved.mask_updates)
-    assert found == {"rigl": [[{"step": s, "change": 0.1} for s in (5, 10)]]}
+    groups_with_a_value = figures._records(
+        experiments, "change", lambda saved: saved.mask_updates
+    )
+    [runs] = groups_with_a_value.values()
+    assert runs == [[{"step": step, "change": 0.1} for step in (5, 10)]]
 
 
 @pytest.fixture
 def panels(tmp_path, monkeypatch):
     """The panels of two runs' curves: 2 nats and 98 %, 8 nats and 50 %."""
-    figures = []
+    written = []
     savefig = Figure.savefig
     monkeypatch.setattr(
         Figure,
         "savefig",
         lambda figure, *args, **kwargs: (
-            figures.append(figure),
+            written.append(figure),
             savefig(figure, *args, **kwargs),
         ),
     )
@@ -282,7 +278,7 @@ def panels(tmp_path, monkeypatch):
         record |= {"accuracy": accuracy, "test_accuracy": accuracy}
         runs.append([{"step": step, **record} for step in (10, 20)])
     training.training_curves({"RigL": runs}, tmp_path / "a.png")
-    return figures[0].axes[:4]
+    return written[0].axes[:4]
 
 
 def test_curves_are_means_of_logarithms(panels):

@@ -10,7 +10,7 @@ SET = ["mask_updater.update_alg = 'set'", "training.total_steps = 20"]
 def labels(folders):
     experiments, unfinished = groups.gather(folders)
     assert unfinished == []
-    return {each.label: [run.label for run in each.runs] for each in experiments}
+    return {group.label: [run.label for run in group.runs] for group in experiments}
 
 
 def test_runs_that_differ_in_seeds_and_places_are_one_experiment(tmp_path):
@@ -25,17 +25,25 @@ def test_runs_that_differ_in_seeds_and_places_are_one_experiment(tmp_path):
     }
 
 
-def test_numbered_folders_beside_each_other_are_named_by_what_they_share(tmp_path):
+def test_runs_beside_those_of_others_are_named_by_their_settings(tmp_path):
     for seed in (0, 1):
         made_up_runs.write(tmp_path / f"rigl_seed{seed}", RIGL, seed)
     made_up_runs.write(tmp_path / "other", SET)
-    assert list(labels([tmp_path])) == ["other", "rigl"]
+    rigl = "mask_updater.update_alg='rigl'"
+    assert list(labels([tmp_path])) == ["other", rigl]
+
+
+def test_one_group_is_named_by_its_folder(tmp_path):
+    for seed in (0, 1):
+        made_up_runs.write(tmp_path / "mine" / f"rigl_seed{seed}", RIGL, seed)
+    assert list(labels([tmp_path / "mine"])) == ["mine"]
+    assert list(labels([tmp_path / "mine" / "rigl_seed1"])) == ["rigl_seed1"]
 
 
 def test_experiments_of_equal_names_are_told_apart(tmp_path):
     made_up_runs.write(tmp_path / "a" / "rigl" / "seed0", RIGL)
     made_up_runs.write(tmp_path / "b" / "rigl" / "seed0", SET)
-    assert list(labels([tmp_path])) == ["a/rigl", "b/rigl"]
+    assert list(labels([tmp_path])) == ["a", "b"]
     made_up_runs.write(tmp_path / "a" / "rigl" / "seed1", SET)
     assert len(set(labels([tmp_path]))) == 2
 
@@ -57,7 +65,7 @@ def test_other_parents_of_one_kind_are_one_experiment(tmp_path):
     assert set(found) == {"prune", "prune_child", "prune98", "prune98_child"}
     assert {len(runs) for runs in found.values()} == {2}
     experiments, _ = groups.gather([tmp_path])
-    settings = {each.label: each.settings for each in experiments}
+    settings = {group.label: group.settings for group in experiments}
     assert settings["prune_child"]["network.mask_init_path"] == "ckpt-20 of prune"
 
 
@@ -90,7 +98,7 @@ def test_unfinished_runs_are_listed_or_where_named_refused(tmp_path):
     made_up_runs.write(tmp_path / "done", RIGL)
     broken = made_up_runs.write(tmp_path / "broken", SET, is_finished=False)
     experiments, unfinished = groups.gather([str(tmp_path)])
-    assert [each.label for each in experiments] == ["done"]
+    assert [group.label for group in experiments] == ["done"]
     assert unfinished == [str(broken)]
     with pytest.raises(ValueError, match="not finished"):
         groups.gather([str(broken)])

@@ -1,6 +1,6 @@
 """Networks from gin: masks and weights of checkpoints, refusals."""
 
-import inspect
+import dataclasses
 import re
 
 import numpy as np
@@ -49,13 +49,8 @@ DEFAULTS = {
 
 
 def test_defaults_are_those_of_the_paper():
-    parameters = inspect.signature(network.make_network).parameters
-    defaults = {
-        name: each.default
-        for name, each in parameters.items()
-        if each.default is not each.empty
-    }
-    assert defaults == {"is_pruned": False, "is_scratch": True, **DEFAULTS}
+    defaults = dataclasses.asdict(network.NetworkConfig())
+    assert defaults == DEFAULTS
 
 
 def test_a_network_is_dense_where_nothing_else_is_said():
