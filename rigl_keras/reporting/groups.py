@@ -41,9 +41,9 @@ class RunGroup:
     """Runs that differ in seeds and paths only: an experiment, as reports call it.
 
     Attributes:
-      label: the largest folder that holds these runs and no others, as much of its path
-        as tells it apart; where there is no such folder, the settings in which the group
-        differs from all others.
+      label: the largest folder that holds these runs and no others, as much of its
+        path as tells it apart; where there is no such folder, the settings in which
+        the group differs from all others.
       runs: list of `FinishedRun`, at least one.
       settings: dict from gin parameters to values, without seeds and places of data;
         a checkpoint is "STEP of FOLDER".
@@ -239,7 +239,7 @@ def _own_folders(groups: Sequence[Sequence[Path]], roots: Sequence[Path]) -> lis
 
     Args:
       groups: the folders of each group's runs.
-      roots: the folders that were given, which are not left.
+      roots: the folders that were given, beyond which nothing is looked at.
 
     Returns:
       As much of each folder's path as tells it apart; "" where there is no such folder.
@@ -247,13 +247,16 @@ def _own_folders(groups: Sequence[Sequence[Path]], roots: Sequence[Path]) -> lis
     own = []
     for paths in groups:
         others = {path for group in groups if group is not paths for path in group}
-        folders = [Path(os.path.commonpath(paths))]
-        folders += folders[0].parents
+        common = Path(os.path.commonpath(paths))
+        around = [
+            folder
+            for folder in common.parents
+            if any(folder != root and folder.is_relative_to(root) for root in roots)
+        ]
         alone = [
             folder
-            for folder in folders
-            if any(folder.is_relative_to(root) for root in roots)
-            and not any(path.is_relative_to(folder) for path in others)
+            for folder in (common, *around)
+            if not any(path.is_relative_to(folder) for path in others)
         ]
         own.append(alone[-1].parts if alone else ())
     tails = iter(_shortest_tails([parts for parts in own if parts]))
