@@ -2,9 +2,7 @@
 
 import contextlib
 import gc
-import importlib.metadata
 import os
-import platform
 
 import hypothesis
 import pytest
@@ -15,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # fastest. XLA's own passes are all made. (At 0, a deep network's rounding is another.)
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
-IS_LEGACY = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
+pytest_plugins = ["tiers", "durations"]
 
 hypothesis.settings.register_profile(
     "rigl_keras",
@@ -26,13 +24,6 @@ hypothesis.settings.register_profile(
     max_examples=20,
 )
 hypothesis.settings.load_profile("rigl_keras")
-
-
-def pytest_report_header():
-    """Says at the head of the run what is being tested."""
-    packages = ["tf_keras" if IS_LEGACY else "keras", "tensorflow", "numpy"]
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    return f"on: {', '.join(versions)}, Python {platform.python_version()}"
 
 
 def pytest_configure(config):
@@ -50,12 +41,6 @@ def pytest_configure(config):
         gc.set_threshold(50_000, 20, 10)
 
 
-def pytest_runtest_setup(item):
-    """Leaves out in Keras 2 what has nothing to do with Keras, and takes long."""
-    if IS_LEGACY and item.get_closest_marker("one_keras"):
-        pytest.skip("the same code in both Kerases")
-
-
 def _configure_tensorflow(share_cores):
     import tensorflow as tf
 
@@ -66,6 +51,13 @@ def _configure_tensorflow(share_cores):
     )
     if share_cores:
         tf.config.threading.set_intra_op_parallelism_threads(1)
+    _set_graph_optimizer(False)
+
+
+def _set_graph_optimizer(is_on):
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_on})
 
 
 @contextlib.contextmanager
@@ -79,6 +71,26 @@ def _quiet_stderr():
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warmed_up():
+    """Keeps what only the first training of a process does out of a test's time."""
+    import tiny
+
+    tiny.fit(tiny.compiled(tiny.mlp()), samples=2)
+
+
+@pytest.fixture
+def graph_optimizer():
+    """Turns on TensorFlow's graph optimizer, as it is for users.
+
+    The other tests do without: to optimize a graph takes longer than it saves in a
+    training of a few steps.
+    """
+    _set_graph_optimizer(True)
+    yield
+    _set_graph_optimizer(False)
 
 
 @pytest.fixture(scope="session")
