@@ -225,7 +225,11 @@ def record_updates(callback, digits, **options):
         digits.train_images, digits.train_labels, 64, 0, LAST_STEP, seed=0
     )
     updater = callback(
-        UPDATE_FREQ, DROP_FRACTION, schedule="lr", last_update_step=-1, **options
+        update_freq=UPDATE_FREQ,
+        drop_fraction=DROP_FRACTION,
+        schedule="lr",
+        last_update_step=-1,
+        **options,
     )
     recorder = Recorder()
     sparse_lenet5(WEIGHT_DECAY).fit(

@@ -1,6 +1,6 @@
-"""One worker of a cluster: trains every case, and writes what each step leaves.
+"""One worker of a cluster: trains some cases, and writes what each step leaves.
 
-    TF_CONFIG=... python multi_worker.py FOLDER SECONDS
+    TF_CONFIG=... python multi_worker.py FOLDER SECONDS HOW:CASE ...
 
 After SECONDS it says where it hangs, and ends. The test trains the same cases on one
 device by the functions here.
@@ -9,22 +9,26 @@ device by the functions here.
 import collections
 import faulthandler
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 
+import clusters
+import histories
 import numpy as np
 import tensorflow as tf
 import tiny
 from golden import LAYERS, exact_net
+from histories import BATCH, STEPS, X, Y, sgd, snapshot
 from tensorflow import keras
 
 import rigl_keras
 from rigl_keras import SNFS, Pruning, Static, mask_updaters
 
-STEPS, BATCH = 4, 16
+SUPPORT = Path(__file__).resolve().parent
+SECONDS = 300  # of a cluster that hangs
 CHECKPOINT_STEP = 2
-X, Y = tiny.integers((STEPS * BATCH, 6, 6, 1), 1), tiny.integers((STEPS * BATCH, 1), 2)
 
 
 class ExactSNFS(SNFS):
@@ -34,20 +38,13 @@ class ExactSNFS(SNFS):
         gradient_decay = 0.5
 
 
-def _sgd():
-    return keras.optimizers.SGD(2.0**-6, momentum=0.5)
-
-
 def _forever(callback, **options):
     return lambda: tiny.forever(callback, 2, 0.4, **options)
 
 
 def _dense_net():
     """The same net without zeros, for pruning."""
-    model = exact_net()
-    masks = rigl_keras.get_masks(model)
-    rigl_keras.set_masks(model, {path: np.ones_like(m) for path, m in masks.items()})
-    return model
+    return exact_net(sparsity=0.0)
 
 
 def _rounding_net():
@@ -85,11 +82,11 @@ def _overflowing():
 
 
 def _loss_scaling():
-    return keras.mixed_precision.LossScaleOptimizer(_sgd())
+    return keras.mixed_precision.LossScaleOptimizer(sgd())
 
 
 Case = collections.namedtuple(
-    "Case", "callback model optimizer y", defaults=(exact_net, _sgd, Y)
+    "Case", "callback model optimizer y", defaults=(exact_net, sgd, Y)
 )
 
 CASES = {
@@ -117,11 +114,7 @@ def by_fit(case, strategy, folder=None):
     with strategy.scope():
         model = tiny.compiled(case.model(), case.optimizer())
     history = [snapshot(model, model.optimizer)]
-    note = tiny.EveryStep(
-        lambda model: history.append(snapshot(model, model.optimizer))
-    )
-    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
-    model.fit(X, case.y, callbacks=[case.callback(), note], **options)
+    histories.fit(model, case.callback(), history, case.y)
     return history
 
 
@@ -130,13 +123,14 @@ def by_loop(case, strategy, folder=None):
     model, optimizer = for_loop(case, strategy)
     callback = case.callback()
     history = [snapshot(model, optimizer)]
-    for step in run(case, strategy, model, optimizer, callback):
+    for step in histories.loop(model, optimizer, callback, case.y):
         history.append(snapshot(model, optimizer))
         if folder is not None and step == CHECKPOINT_STEP:
             # All workers do, each its own: what is summed over them, such as Keras 2's
             # metrics or SNFS's averages, is read by all at once.
             model.save_weights(folder / "model.weights.h5")
-            checkpoint(model, optimizer, callback).write(str(folder / "ckpt"))
+            checkpoint = histories.checkpoint(model, optimizer, callback)
+            checkpoint.write(str(folder / "ckpt"))
             if strategy.cluster_resolver.task_id == 0:
                 rigl_keras.strip(model).save(folder / "plain.keras")
     return history
@@ -146,50 +140,12 @@ def for_loop(case, strategy):
     """A model and the optimizer that a loop trains it by."""
     with strategy.scope():
         model, optimizer = case.model(), case.optimizer()
-        tiny.compiled(model, _sgd())  # Only for its loss, which grow_data needs.
+        tiny.compiled(model, sgd())  # Only for its loss, which grow_data needs.
     return model, optimizer
 
 
-def run(case, strategy, model, optimizer, callback, first=0):
-    """Yields each step's number, counted from 1, when it is done."""
-    data = tf.data.Dataset.from_tensor_slices((X, case.y)).batch(BATCH).skip(first)
-    replicas = strategy.num_replicas_in_sync
-
-    def local_step(x, y):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) / replicas
-        variables = model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-
-    with callback.attached(model, optimizer, total_steps=STEPS - first):
-        step = tf.function(lambda x, y: strategy.run(local_step, (x, y)))
-        batches = strategy.experimental_distribute_dataset(data)
-        for number, (x, y) in enumerate(batches, start=first + 1):
-            callback.run(step, x, y)
-            yield number
-
-
-def checkpoint(model, optimizer, callback):
-    """All that a training goes on from."""
-    return tf.train.Checkpoint(model=model, optimizer=optimizer, sparse=callback.state)
-
-
-def snapshot(model, optimizer):
-    """Masks, kernels and the slots of kernels, as a dict of arrays."""
-    arrays = {}
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    for each in rigl_keras.sparse_kernels(model):
-        arrays[f"mask/{each.path}"] = each.mask.numpy()
-        arrays[f"kernel/{each.path}"] = each.kernel.numpy()
-        slots = [v for v in optimizer.variables if v.shape == each.kernel.shape]
-        for index, slot in enumerate(slots):
-            arrays[f"slot{index}/{each.path}"] = slot.numpy()
-    return arrays
-
-
 def trainings():
-    """The trainings of this Keras, as pairs of how it is done and the case."""
+    """All trainings of this Keras, as pairs of how it is done and the case."""
     if tiny.IS_KERAS_3:
         return [("loop", name) for name in CASES]
     loops = ["RigL", "grow_data", "SNFS"]
@@ -202,8 +158,39 @@ def train(how, name, strategy, folder=None):
     return function(CASES[name], strategy, folder)
 
 
-def _train_all(strategy, folder):
-    for how, name in trainings():
+# What a test starts, and reads
+
+
+def on_two_workers(folder, trainings):
+    """Trains them by two processes together; returns the folder of each."""
+    folders = [folder / "worker0", folder / "worker1"]
+    wanted = [f"{how}:{name}" for how, name in trainings]
+
+    def command(index):
+        return [sys.executable, __file__, folders[index], str(SECONDS), *wanted]
+
+    paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)])
+    with clusters.two_workers(command, folder, PYTHONPATH=paths) as processes:
+        clusters.wait_for(processes, folder)
+    return folders
+
+
+def history(folder, how, name):
+    """For each step a dict of arrays; see `histories.snapshot`."""
+    with np.load(folder / how / name / "history.npz") as arrays:
+        steps = [{} for _ in range(STEPS + 1)]
+        for key in arrays:
+            step, name = key.split("/", 1)
+            steps[int(step)][name] = arrays[key]
+    assert all(steps)
+    return steps
+
+
+# What a worker does
+
+
+def _train_all(trainings, strategy, folder):
+    for how, name in trainings:
         print(how, name, flush=True)  # So that a log says where it hangs.
         own = folder / how / name
         own.mkdir(parents=True)
@@ -226,7 +213,7 @@ def _is_ours(warning):
 
 def _refusal_of_fit(strategy):
     with strategy.scope():
-        model = tiny.compiled(exact_net(), _sgd())
+        model = tiny.compiled(exact_net(), sgd())
     try:
         model.fit(X, Y, verbose=0)
     except ValueError as error:
@@ -234,13 +221,13 @@ def _refusal_of_fit(strategy):
     return "none"
 
 
-def main(folder, seconds):
-    """Trains all cases as this worker of the cluster."""
+def main(folder, seconds, *trainings):
+    """Trains cases as this worker of the cluster."""
     faulthandler.dump_traceback_later(float(seconds), exit=True)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     assert strategy.num_replicas_in_sync == 2
-    _train_all(strategy, Path(folder))
+    _train_all([each.split(":") for each in trainings], strategy, Path(folder))
     if tiny.IS_KERAS_3:
         (Path(folder) / "refusal.txt").write_text(_refusal_of_fit(strategy))
 

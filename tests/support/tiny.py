@@ -157,7 +157,11 @@ class EveryStep(keras.callbacks.Callback):
 def forever(callback=rigl_keras.SET, every=1, fraction=0.5, **options):
     """A callback that updates masks, by the same fraction, until the training ends."""
     return callback(
-        every, fraction, schedule="constant", last_update_step=-1, **options
+        update_freq=every,
+        drop_fraction=fraction,
+        schedule="constant",
+        last_update_step=-1,
+        **options,
     )
 
 
