@@ -19,6 +19,8 @@ from rigl_keras import SET, SNFS, RigL, RigLInverted, networks
 
 STEPS, BATCH, CLASSES = 10, 8, 5
 ALGORITHMS = [RigL, RigLInverted, SNFS, SET]
+# Users have TensorFlow's graph optimizer on.
+pytestmark = pytest.mark.usefixtures("graph_optimizer")
 # Images' size and the network's options. Without `zero_init_residual` a ResNet-50 this
 # narrow multiplies rounding errors a millionfold at its start, whoever compiles it.
 NETWORKS = {
@@ -26,7 +28,7 @@ NETWORKS = {
     "vgg16": (32, {"width_multiplier": 0.125}),
     "resnet50": (64, {"width_multiplier": 0.125, "zero_init_residual": True}),
 }
-SLOW = {"vgg16", "resnet50"}
+LARGE = {"vgg16", "resnet50"}
 
 # Operations of a graph that would leave the device, or whose result has a shape that
 # depends on the data.
@@ -46,8 +48,10 @@ NOT_ON_EVERY_DEVICE = {
 
 
 def marked(name, *values):
-    marks = [pytest.mark.slow, pytest.mark.one_keras] if name in SLOW else []
-    return pytest.param(name, *values, marks=marks)
+    large = [pytest.mark.release, pytest.mark.one_keras]
+    return pytest.param(
+        name, *values, marks=large if name in LARGE else [pytest.mark.slow]
+    )
 
 
 def data(name, samples=STEPS * BATCH):
@@ -72,14 +76,14 @@ def compiled(name, jit_compile):
 
 
 @functools.cache
-def trained(name, algorithm=RigL, jit_compile=False):
+def trained(name, jit_compile=False):
     """A model after ten steps and two mask updates, ready for one more.
 
     Returns:
       The model, its callback, and masks and weights before and after.
     """
     model = compiled(name, jit_compile)
-    callback = tiny.forever(algorithm, 4, 0.3)
+    callback = tiny.forever(RigL, 4, 0.3)
     before = rigl_keras.get_masks(model), values(model.trainable_variables)
     x, y = data(name)
     options = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
@@ -126,15 +130,9 @@ def test_ten_steps_and_two_updates_end_as_without_xla(name):
     assert distance(plain_weights, xla_weights) <= 1e-3 * moved
 
 
-UPDATES = [
-    *(marked("lenet5", algorithm) for algorithm in ALGORITHMS),
-    marked("vgg16", RigL),
-]
-
-
-@pytest.mark.parametrize(("name", "algorithm"), UPDATES)
-def test_an_update_under_xla_gives_exactly_the_masks_without(name, algorithm):
-    model, callback, *_ = trained(name, algorithm)
+@pytest.mark.parametrize("name", [marked("lenet5"), marked("vgg16")])
+def test_an_update_under_xla_gives_exactly_the_masks_without(name):
+    model, callback, *_ = trained(name)
     attachment, step, fraction = callback.attachment, STEPS, 0.25
     state = [*model.variables, *model.optimizer.variables]
     before = values(state)
@@ -165,11 +163,17 @@ def test_a_training_step_has_static_shapes_and_stays_on_its_device(name):
         assert_suits_every_device(step, (tf.constant(x), tf.constant(y)))
 
 
-def test_an_update_by_a_fixed_batch_suits_every_device_too():
-    model = compiled("lenet5", jit_compile=True)
-    callback = tiny.forever(RigL, 4, 0.3, grow_data=data("lenet5", BATCH))
-    callback.prepare(model)
-    update = callback.attachment.mask_update.apply
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        *((algorithm, {}) for algorithm in ALGORITHMS),
+        (RigL, {"grow_data": tiny.data()}),
+    ],
+)
+def test_an_update_suits_every_device(algorithm, options):
+    callback = tiny.forever(algorithm, **options)
+    callback.prepare(tiny.sparse_mlp(jit_compile=True))
+    update = callback.attachment._update
     update = tf.function(update, autograph=False, jit_compile=True)
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 
@@ -191,7 +195,8 @@ def test_updates_that_suit_xla_are_compiled_where_the_training_step_is(
     monkeypatch.setattr(SET, "updater", OnHost)
     if suits_xla is not None:
         monkeypatch.setattr(OnHost, "suits_xla", suits_xla, raising=False)
-    model, callback = compiled("lenet5", jit_compile), tiny.forever(SET, 4, 0.3)
+    model = tiny.sparse_mlp(jit_compile=jit_compile)
+    callback = tiny.forever(SET, 4, 0.3)
     callback.prepare(model)
     if not (jit_compile and suits_xla):
         assert callback.attachment.update(4, 0.3) is None
@@ -204,26 +209,18 @@ def test_updates_on_several_replicas_are_not_compiled(monkeypatch):
     monkeypatch.setattr(SET, "updater", OnHost)
     monkeypatch.setattr(OnHost, "suits_xla", True, raising=False)
     with tiny.two_replicas().scope():
-        model = compiled("lenet5", True)
+        model = tiny.sparse_mlp(jit_compile=True)
     callback = tiny.forever(SET, 4, 0.3)
     callback.prepare(model)
     assert callback.attachment.update(4, 0.3) is None
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "options"),
-    [
-        (SET, {}),
-        (SET, {"drop_noise": 0.1}),
-        (RigL, {"grow_data": data("lenet5", BATCH)}),
-    ],
-)
-def test_a_compiled_model_gets_the_masks_of_another(algorithm, options):
+def test_a_compiled_model_gets_the_noise_of_another():
     masks = []
     for jit_compile in (False, True):
-        model = compiled("lenet5", jit_compile)
+        model = tiny.sparse_mlp(jit_compile=jit_compile)
         start = rigl_keras.get_masks(model)
-        callback = tiny.forever(algorithm, 4, 0.3, **options)
+        callback = tiny.forever(SET, drop_noise=0.1)
         callback.prepare(model)
         assert callback.attachment.update(4, 0.3) is None
         masks.append(rigl_keras.get_masks(model))
@@ -232,7 +229,7 @@ def test_a_compiled_model_gets_the_masks_of_another(algorithm, options):
 
 
 def test_an_attachment_does_not_outlive_another_jit_compile():
-    model, callback = compiled("lenet5", True), tiny.forever(SET, 4, 0.3)
+    model, callback = tiny.sparse_mlp(jit_compile=True), tiny.forever(SET, 4, 0.3)
     callback.prepare(model)
     attachment = callback.attachment
     callback.prepare(model)
