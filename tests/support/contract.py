@@ -1,0 +1,270 @@
+"""The contract of sparse training: algorithms, ways to train, and what holds for all.
+
+A new algorithm is one line of `ALGORITHMS`, another way to train one of `WAYS`, another
+pattern of masks one of `PATTERNS`.
+"""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import histories
+import model_checks
+import numpy as np
+import pruning_reference
+import tensorflow as tf
+import tiny
+from golden import exact_net
+from histories import BATCH, STEPS, X, Y, of_kind
+
+import rigl_keras
+
+EVERY, FRACTION = 2, 0.4  # of mask updates
+PRUNED = 0.9
+
+
+# The algorithms, and what each is to do with the masks
+
+
+class Algorithm(NamedTuple):
+    """How to train by it, and what becomes of the masks.
+
+    Attributes:
+      callback: makes the callback that trains.
+      changes: the steps after which the masks are others than before.
+      count: function from a kernel's size, its number of connections at the start and
+        a step to how many it has after that step.
+      sparsity: the model's at the start.
+      start: what is done with a compiled model before it trains.
+    """
+
+    callback: Any
+    changes: tuple = ()
+    count: Any = lambda size, first, step: first
+    sparsity: float = 0.5
+    start: Any = lambda model: None
+
+
+CALLBACKS = {
+    callback.updater: callback
+    for callback in (
+        rigl_keras.SET,
+        rigl_keras.RigL,
+        rigl_keras.RigLInverted,
+        rigl_keras.SNFS,
+    )
+}
+
+
+def evolving(updater):
+    """The algorithm that replaces connections as an updater says."""
+    base = CALLBACKS.get(updater, rigl_keras.SET)
+    callback = type("Evolving", (base,), {"updater": exact(updater)})
+    return Algorithm(updates(callback), changes=(2, 4))
+
+
+def updates(callback, **options):
+    return functools.partial(
+        callback,
+        update_freq=EVERY,
+        drop_fraction=FRACTION,
+        schedule="constant",
+        last_update_step=-1,
+        **options,
+    )
+
+
+def exact(updater):
+    """An updater whose moving average, where it has one, is one of exact sums."""
+    if not updater.gradient_decay:
+        return updater
+    own = {"gradient_decay": 0.5, "suits_xla": updater.suits_xla}
+    return type(f"Exact{updater.__name__}", (updater,), own)
+
+
+def pruning():
+    schedule = rigl_keras.schedules.polynomial_decay(0.0, PRUNED, 1, STEPS, frequency=1)
+    return rigl_keras.Pruning(schedule)
+
+
+def count_of_pruning(size, first, step):
+    sparsity = pruning_reference.decay(step, 0.0, PRUNED, 1, STEPS)
+    return pruning_reference.kept_count(size, sparsity)
+
+
+def pruned_once(criterion):
+    """The algorithm that prunes before the training, and not in it."""
+
+    def prune(model):
+        batch = X[:BATCH], Y[:BATCH]
+        rigl_keras.prune_once(model, criterion, PRUNED, batch, ranking="layer")
+
+    return Algorithm(
+        rigl_keras.Static,
+        count=lambda size, *_: pruning_reference.kept_count(size, PRUNED),
+        sparsity=0.0,
+        start=prune,
+    )
+
+
+UPDATERS = rigl_keras.mask_updaters.ALGORITHMS
+ALGORITHMS = {
+    **{name: evolving(updater) for name, updater in UPDATERS.items()},
+    "rigl, grow_data": Algorithm(
+        updates(rigl_keras.RigL, grow_data=(X[:BATCH], Y[:BATCH])), changes=(2, 4)
+    ),
+    "static": Algorithm(rigl_keras.Static),
+    "pruning": Algorithm(pruning, (2, 3, 4), count_of_pruning, sparsity=0.0),
+}
+PRUNERS = rigl_keras.mask_updaters.PRUNERS
+ONE_SHOT = {name: pruned_once(name) for name in PRUNERS}
+# Arguments of `sparsify`.
+PATTERNS: dict[str, dict] = {"unstructured": {}}
+
+
+# The ways to train. Each returns a trained model and its history, a list of snapshots:
+# one of the start and one of each step.
+
+
+def made(algorithm, options, strategy=None, seed=3, **compiling):
+    """A compiled model, its callback, and a snapshot of the start."""
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = exact_net(algorithm.sparsity, seed, **options)
+        tiny.compiled(model, histories.sgd(), **compiling)
+    algorithm.start(model)
+    return model, algorithm.callback(), [histories.snapshot(model, model.optimizer)]
+
+
+def by_fit(algorithm, options, folder, strategy=None, **compiling):
+    strategy = strategy and strategy()
+    model, callback, history = made(algorithm, options, strategy, **compiling)
+    histories.fit(model, callback, history)
+    if strategy:
+        assert_replicas_agree(model)
+    return model, history
+
+
+def resumed(algorithm, options, folder):
+    """Half of the steps, and the others by a model that goes on from a checkpoint."""
+    half = STEPS // 2
+    model, callback, history = made(algorithm, options)
+    histories.fit(model, callback, history, last=half)
+    path = checkpoint(model, callback).save(os.path.join(folder, "ckpt"))
+
+    model, callback, _ = made(algorithm, options, seed=7)
+    callback.prepare(model)
+    status = checkpoint(model, callback).restore(path)
+    status.assert_existing_objects_matched()
+    assert_same(histories.snapshot(model, model.optimizer), history[-1])
+    histories.fit(model, callback, history, first=half)
+    return model, history
+
+
+def checkpoint(model, callback):
+    return histories.checkpoint(model, model.optimizer, callback)
+
+
+def by_loop(algorithm, options, folder, strategy=None):
+    """A loop of one's own, whose step applies gradients."""
+    strategy = strategy and strategy()
+    model, callback, history = made(algorithm, options, strategy)
+    for _ in histories.loop(model, model.optimizer, callback):
+        history.append(histories.snapshot(model, model.optimizer))
+    if strategy:
+        assert_replicas_agree(model)
+    return model, history
+
+
+WAYS = {
+    "plain": by_fit,
+    "XLA": functools.partial(by_fit, jit_compile=True),
+    "two replicas": functools.partial(by_fit, strategy=tiny.two_replicas),
+    "resumed": resumed,
+    "own loop": by_loop,
+    "own loop, two replicas": functools.partial(by_loop, strategy=tiny.two_replicas),
+}
+
+
+@functools.cache
+def plain(algorithm, pattern):
+    """The history that the other ways are compared with."""
+    return by_fit(ALL[algorithm], PATTERNS[pattern], folder=None)
+
+
+ALL = ALGORITHMS | ONE_SHOT
+
+
+# The contract
+
+
+def assert_contract(algorithm, history):
+    """What holds at every step of every training."""
+    assert len(history) == STEPS + 1
+    first, changes = of_kind(history[0], "mask"), []
+    for step, snapshot in enumerate(history):
+        masks = of_kind(snapshot, "mask")
+        for path, mask in masks.items():
+            expected = algorithm.count(mask.size, first[path].sum(), step)
+            assert mask.sum() == expected, f"connections of {path} after step {step}"
+        assert_new_off_masks(snapshot, masks, step)
+        if step == 0:
+            continue
+        before = of_kind(history[step - 1], "mask")
+        if any((mask != before[path]).any() for path, mask in masks.items()):
+            changes.append(step)
+        assert_grown_are_new(snapshot, before, masks, step)
+    assert tuple(changes) == algorithm.changes, "steps at which the masks change"
+
+
+def assert_new_off_masks(snapshot, masks, step):
+    """Weights and momentum are exactly 0 there."""
+    has_slots = of_kind(snapshot, "slot0").keys() == masks.keys()
+    assert has_slots or step == 0, f"slots after step {step}"
+    for kind in ("kernel", "slot0"):
+        for path, array in of_kind(snapshot, kind).items():
+            assert np.isfinite(array).all(), f"{kind} of {path} after step {step}"
+            off = array[~masks[path]]
+            assert (off == 0).all(), f"{kind} of {path} off the mask after step {step}"
+
+
+def assert_grown_are_new(snapshot, before, masks, step):
+    for kind in ("kernel", "slot0"):
+        for path, array in of_kind(snapshot, kind).items():
+            grown = array[masks[path] & ~before[path]]
+            assert (grown == 0).all(), f"grown {kind} of {path} after step {step}"
+
+
+def assert_replicas_agree(model):
+    for kernel in rigl_keras.sparse_kernels(model):
+        for variable in (kernel.kernel, kernel.mask):
+            one, other = (part.numpy() for part in tiny.raw(variable).values)
+            np.testing.assert_array_equal(one, other, err_msg=kernel.path)
+
+
+def assert_same(left, right):
+    """That two snapshots are equal bit for bit."""
+    assert left.keys() == right.keys()
+    for key, array in left.items():
+        np.testing.assert_array_equal(array, right[key], err_msg=key)
+
+
+def assert_as_plain(history, expected, is_exact):
+    """That a history is the plain one: bit for bit, or but for rounded weights."""
+    for one, other in zip(history, expected, strict=True):
+        assert_same(of_kind(one, "mask"), of_kind(other, "mask"))
+        if is_exact:
+            assert_same(one, other)
+        for key, array in other.items():
+            np.testing.assert_allclose(one[key], array, 1e-5, 1e-6, err_msg=key)
+
+
+def check(name, way, pattern, folder):
+    """Trains by an algorithm in a way; checks all that is to hold."""
+    train = functools.partial(WAYS[way], ALL[name], PATTERNS[pattern], folder)
+    model, history = plain(name, pattern) if way == "plain" else train()
+    assert_contract(ALL[name], history)
+    assert_as_plain(history, plain(name, pattern)[1], is_exact=way == "resumed")
+    model_checks.check_file(model, folder, X)
+    plain_model = model_checks.check_stripping(model, X)
+    model_checks.check_file(plain_model, folder, X)
