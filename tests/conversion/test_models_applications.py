@@ -11,7 +11,7 @@ from tensorflow import keras
 import rigl_keras
 from rigl_keras import RigL
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 LAYERS = keras.layers
 SHAPE, CLASSES = (32, 32, 3), 4

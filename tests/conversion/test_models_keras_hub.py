@@ -12,8 +12,6 @@ if not tiny.IS_KERAS_3:
     pytest.skip("KerasHub is for Keras 3", allow_module_level=True)
 keras_hub = pytest.importorskip("keras_hub")
 
-pytestmark = pytest.mark.slow
-
 MODELS = keras_hub.models
 LENGTH = 6
 SIZES = {
@@ -102,7 +100,16 @@ def tokens_for(model):
     return {name: x[name] for name in model.input}
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# One in the default tier.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name == "GPT-2" else pytest.mark.release
+        )
+        for name in BACKBONES
+    ],
+)
 def test_a_backbone_is_trained_sparsely(tmp_path, name):
     make, paths = BACKBONES[name]
     model = make()
@@ -112,6 +119,7 @@ def test_a_backbone_is_trained_sparsely(tmp_path, name):
     assert plain.token_embedding is not None
 
 
+@pytest.mark.release
 def test_a_vision_transformer_is_trained_sparsely(tmp_path):
     block = "vit_encoder/transformer_block_{}"
     kernels = [*(f"mha/{each}" for each in ATTENTION), "mlp/dense_1", "mlp/dense_2"]
@@ -121,6 +129,7 @@ def test_a_vision_transformer_is_trained_sparsely(tmp_path):
     assert isinstance(plain, MODELS.ViTBackbone)
 
 
+@pytest.mark.release
 def test_a_classifier_is_trained_sparsely(tmp_path):
     backbone = bert()
     model = MODELS.BertTextClassifier(backbone, 3, preprocessor=None, dropout=0.0)
@@ -130,6 +139,7 @@ def test_a_classifier_is_trained_sparsely(tmp_path):
     assert isinstance(plain.backbone, MODELS.BertBackbone)
 
 
+@pytest.mark.release
 def test_a_backbone_in_a_model_of_the_users_is_trained_sparsely(tmp_path):
     backbone = bert()
     inputs = {
@@ -143,6 +153,7 @@ def test_a_backbone_in_a_model_of_the_users_is_trained_sparsely(tmp_path):
     assert isinstance(plain.get_layer(backbone.name), MODELS.BertBackbone)
 
 
+@pytest.mark.release
 def test_a_stripped_language_model_generates_what_its_masked_weights_say():
     model = MODELS.GPT2CausalLM(gpt2(), preprocessor=None)
     model_checks.shake(model)

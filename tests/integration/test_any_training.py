@@ -15,7 +15,7 @@ from rigl_keras.core.kernels import find_kernels
 
 LAYERS, OPTIMIZERS = keras.layers, keras.optimizers
 SAMPLES, OUTPUTS = 12, 2
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 units = st.integers(1, 6)
 activations = st.sampled_from([None, "relu", "tanh"])

@@ -17,7 +17,7 @@ from rigl_keras.program.devices import StrategyConfig
 
 TESTS = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 @pytest.fixture(autouse=True)

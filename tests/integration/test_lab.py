@@ -13,7 +13,7 @@ from rigl_keras.program import files
 ROOT = Path(__file__).resolve().parents[2]
 
 # Its parts are tested in both Kerases, all of it together in one.
-pytestmark = [pytest.mark.slow, pytest.mark.one_keras]
+pytestmark = [pytest.mark.release, pytest.mark.one_keras]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ BINDINGS = [
 # The command line takes Keras 2 for several workers, whichever it is started in; that
 # it does is shown once, where it is started in Keras 3.
 in_keras_2 = pytest.mark.skipif(tiny.IS_KERAS_3, reason="the run is one of Keras 2")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 
 def command(logdir):

@@ -45,6 +45,7 @@ def test_two_devices_hold_the_same_masks_and_weights(tmp_path):
         assert np.any(each.mask.numpy() != before[each.path])
 
 
+@pytest.mark.release
 def test_a_run_goes_on_with_other_devices(tmp_path, monkeypatch):
     bindings = ["masks.sparsity = 0.8", *small_runs.RIGL]
     small_runs.train(tmp_path / "whole", bindings)

@@ -39,8 +39,8 @@ METHODS = {
 
 def marked(method):
     in_both = {"pruning", "rigl, skipping", "magnitude, then set"}
-    marks = [] if method in in_both else [pytest.mark.one_keras]
-    return pytest.param(method, marks=marks)
+    mark = pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras
+    return pytest.param(method, marks=mark)
 
 
 class BrokenOffError(Exception):

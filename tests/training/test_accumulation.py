@@ -48,9 +48,15 @@ def assert_same(left, right):
 
 
 @pytest.mark.parametrize(
-    ("jit_compile", "accumulated"), [(False, 2), (False, 4), (True, 4)]
+    ("callback", "jit_compile", "accumulated"),
+    [
+        (SET, False, 4),
+        (SNFS, False, 4),
+        (RigL, False, 2),
+        (RigL, False, 4),
+        pytest.param(RigL, True, 4, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("callback", [SET, RigL, SNFS])
 def test_many_small_batches_train_as_few_large_ones(callback, jit_compile, accumulated):
     few = trained(OPTIMIZERS.SGD(2.0**-6, 0.5), tiny.forever(callback, 2))
     many = trained(

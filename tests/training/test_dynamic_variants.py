@@ -1,10 +1,7 @@
 """Variants of mask updates: by averaged gradients, in a step's place, with noise."""
 
-import os
-
 import numpy as np
 import pytest
-import tensorflow as tf
 import tiny
 from tensorflow import keras
 
@@ -148,55 +145,6 @@ def test_compiling_again_keeps_the_average():
     gradient = step_gradients(values.weights[0], 5)
     expected = {path: 0.9 * before[path] + 0.1 * gradient[path] for path in before}
     assert_all_close(averages(callback), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_checkpoint_keeps_the_average(tmp_path):
-    def make():
-        model, callback = tiny.sparse_mlp(), tiny.forever(SNFS, 3, 0.6)
-        callback.prepare(model)
-        parts = {"optimizer": model.optimizer, "sparse": callback.state}
-        return model, callback, tf.train.Checkpoint(model=model, **parts)
-
-    model, callback, checkpoint = make()
-    train(model, callback, last=4)
-    path = checkpoint.save(os.path.join(tmp_path, "ckpt"))
-    before = averages(callback)
-    model, callback, checkpoint = make()
-    assert not any(values.any() for values in averages(callback).values())
-    checkpoint.restore(path).assert_existing_objects_matched()
-    tiny.assert_same_masks(averages(callback), before)
-    train(model, callback, first=4)
-    assert_same_snfs((model, callback), undisturbed())
-
-
-def test_two_replicas_average_as_one_device(tmp_path):
-    def make():
-        model, callback = tiny.sparse_mlp(), tiny.forever(SNFS, 3, 0.6)
-        callback.prepare(model)
-        return (
-            model,
-            callback,
-            tf.train.Checkpoint(
-                model=model, optimizer=model.optimizer, sparse=callback.state
-            ),
-        )
-
-    with tiny.two_replicas().scope():
-        model, callback, checkpoint = make()
-        values = Values(model)
-    train(model, callback, values.callback, last=4)
-    path = checkpoint.save(os.path.join(tmp_path, "ckpt"))
-    with tiny.two_replicas().scope():
-        model, callback, checkpoint = make()
-        checkpoint.restore(path)
-    train(model, callback, values.callback, first=4)
-
-    alone, its_callback, _ = make()
-    its_values = Values(alone)
-    train(alone, its_callback, its_values.callback)
-    for one, two in zip(its_values.masks, values.masks, strict=True):
-        tiny.assert_same_masks(one, two)
-    assert_all_close(averages(callback), averages(its_callback), rtol=1e-4, atol=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_does_not_enter_the_average():

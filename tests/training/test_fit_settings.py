@@ -114,18 +114,18 @@ class Kill(CALLBACKS.Callback):
             raise KilledError
 
 
-@pytest.mark.parametrize("first", ["backup", "ours"])
+def gradual_pruning():
+    schedule = rigl_keras.schedules.polynomial_decay(0.0, 0.9, 2, 20, frequency=3)
+    return Pruning(schedule)
+
+
+def half_rigl():
+    return RigL(update_freq=2, drop_fraction=0.5)
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda: RigL(2, 0.5),
-        lambda: SET(2, 0.5, schedule="constant"),
-        Static,
-        lambda: Pruning(
-            rigl_keras.schedules.polynomial_decay(0.0, 0.9, 2, 20, frequency=3)
-        ),
-    ],
-    ids=["RigL", "SET", "Static", "Pruning"],
+    ("make", "first"),
+    [(half_rigl, "backup"), (half_rigl, "ours"), (gradual_pruning, "backup")],
 )
 def test_backup_and_restore_ends_as_an_undisturbed_training(tmp_path, make, first):
     def fit(model, *callbacks):
@@ -225,15 +225,19 @@ def expected_masks(model, masks, sample_weight):
 
 
 @pytest.mark.parametrize(
-    ("callback", "jit_compile"),
+    ("policy", "callback", "jit_compile"),
     [
-        (RigL, False),
-        pytest.param(RigL, True, marks=pytest.mark.one_keras),
-        (SET, False),
-        (SNFS, False),
+        pytest.param("mixed_float16", RigL, False, marks=pytest.mark.both_kerases),
+        ("mixed_float16", SET, False),
+        ("mixed_float16", SNFS, False),
+        ("mixed_bfloat16", RigL, False),
+        pytest.param(
+            *("mixed_bfloat16", RigL, True),
+            marks=[pytest.mark.slow, pytest.mark.one_keras],
+        ),
+        ("float64", RigL, False),
     ],
 )
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_invariants_in_other_precisions(policy, callback, jit_compile):
     keras.mixed_precision.set_global_policy(policy)
     model = compiled(jit_compile=jit_compile)
@@ -245,6 +249,7 @@ def test_invariants_in_other_precisions(policy, callback, jit_compile):
     assert any((before[path] != after[path]).any() for path in after)
 
 
+@pytest.mark.both_kerases
 def test_steps_that_loss_scaling_skips_change_nothing():
     """Of six batches four overflow: after those neither weights nor slots moved."""
     keras.mixed_precision.set_global_policy("mixed_float16")
@@ -300,8 +305,7 @@ def test_a_training_that_begins_with_an_overflow(callback):
 # From a dense model
 
 
-@pytest.mark.parametrize("callback", [Static, lambda: RigL(10)])
-def test_fine_tuning_a_trained_dense_model(callback):
+def test_fine_tuning_a_trained_dense_model():
     """The largest weights stay, and training recovers what the others were worth."""
     dense = tiny.compiled(plain_net(), OPTIMIZERS.Adam(0.01), loss=cross_entropy())
     dense.fit(X, Y, batch_size=8, epochs=20, verbose=0)
@@ -314,7 +318,7 @@ def test_fine_tuning_a_trained_dense_model(callback):
         assert magnitudes[mask].min() >= magnitudes[~mask].max(initial=0)
     model = tiny.compiled(sparse, OPTIMIZERS.Adam(0.01), loss=cross_entropy())
     cut = model.evaluate(X, Y, verbose=0)
-    train(model, callback(), epochs=20)
+    train(model, RigL(update_freq=10), epochs=20)
     tuned = model.evaluate(X, Y, verbose=0)
     assert trained < cut and tuned < cut
 

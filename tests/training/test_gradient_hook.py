@@ -9,6 +9,9 @@ from rigl_keras import compat
 from rigl_keras.core.masked_kernel import MaskedKernel
 from rigl_keras.training.gradient_hook import GradientHook
 
+# The two Kerases call their optimizers in different ways.
+pytestmark = pytest.mark.both_kerases
+
 
 def one_layer(optimizer, **options):
     """y = x W with integer weights; its mean squared error has a simple gradient."""

@@ -285,8 +285,7 @@ def test_frozen_kernels_stay_and_do_not_count(criterion):
     np.testing.assert_array_equal(tiny.weights(model)["hidden/kernel"], frozen)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_replicas_make_no_difference(criterion):
+def test_replicas_make_no_difference():
     def make():
         layers = [
             keras.Input((tiny.INPUTS,)),
@@ -302,7 +301,7 @@ def test_replicas_make_no_difference(criterion):
     with tiny.two_replicas().scope():
         replicated = make()
     for model in (single, replicated):
-        prune_once(model, criterion, 0.6, normal_data())
+        prune_once(model, "grasp", 0.6, normal_data())
     tiny.assert_same_masks(
         rigl_keras.get_masks(replicated), rigl_keras.get_masks(single)
     )

@@ -8,6 +8,9 @@ from tensorflow import keras
 import rigl_keras
 from rigl_keras import RigL
 
+# Each Keras has its own.
+pytestmark = pytest.mark.both_kerases
+
 NO_OPTIMIZERS = {"Optimizer", "OptimizerMap", "LossScaleOptimizer", "Loss"}
 NAMES = sorted(
     name

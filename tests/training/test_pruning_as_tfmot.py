@@ -20,6 +20,8 @@ from tensorflow_model_optimization.python.core.sparsity.keras import (
     pruning_wrapper,
 )
 
+pytestmark = pytest.mark.both_kerases
+
 SCHEDULES = {
     "polynomial": lambda: schedules.polynomial_decay(0.1, 0.93, 2, 14, frequency=3),
     "linear": lambda: schedules.polynomial_decay(0.0, 0.8, 0, 9, 1, frequency=1),

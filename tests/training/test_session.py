@@ -39,7 +39,10 @@ def test_a_callback_changes_the_masks_of_its_kernels_only():
     ("first", "options"),
     [
         (RigL, {}),
-        pytest.param(RigL, {"jit_compile": True}, marks=pytest.mark.one_keras),
+        pytest.param(
+            *(RigL, {"jit_compile": True}),
+            marks=[pytest.mark.release, pytest.mark.one_keras],
+        ),
         *((SNFS, options) for options in ({}, {"run_eagerly": True})),
     ],
 )

@@ -8,6 +8,8 @@ import rigl_keras
 from rigl_keras.training.slots import find_slots
 
 OPTIMIZERS = keras.optimizers
+# Each Keras lays out its own.
+pytestmark = pytest.mark.both_kerases
 KINDS = {
     # Keras 2 keeps a momentum even where none is asked for.
     "sgd": (lambda: OPTIMIZERS.SGD(0.1), [] if tiny.IS_KERAS_3 else [0]),

@@ -25,6 +25,7 @@ from rigl_keras import SET, SNFS, Pruning, RigL, Static
 from rigl_keras.core.kernels import find_kernels
 
 LAYERS, OPTIMIZERS = keras.layers, keras.optimizers
+pytestmark = pytest.mark.both_kerases
 
 
 def check_invariants(model, counts):
