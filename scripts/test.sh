@@ -30,13 +30,13 @@ note_time() {
   times+=("$(printf '%4d min %02d s  %s' $(($2 / 60)) $(($2 % 60)) "$1")")
 }
 
-arguments=()
 for argument in "$@"; do
+  shift
   [[ $argument == --all ]] && argument=--tier=all
-  arguments+=("$argument")
+  set -- "$@" "$argument"
 done
 # Two processes, for the two cores of a small machine; a later -n overrides it.
-run_tests=("$python" -m pytest -n 2 --dist worksteal "${arguments[@]}")
+run_tests=("$python" -m pytest -n 2 --dist worksteal "$@")
 
 scripts/setup.sh || exit
 note_time "installation" "$SECONDS"

@@ -1,10 +1,17 @@
-"""The plugins of this test suite: tiers, and the limit of a test's time."""
+"""How this suite is run: scripts/test.sh, tiers, and the limit of a test's time."""
+
+import shutil
+import subprocess
+from pathlib import Path
 
 import durations
 import pytest
 import tiers
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.one_keras
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MARKED = """
 import pytest
@@ -157,3 +164,36 @@ def test_a_test_that_fails_by_itself_says_so(outcomes):
     counts, output = outcomes("def test_busy():\n    burn(0.3)\n    assert 1 == 2")
     assert counts == {"failed": 1}
     assert "assert 1 == 2" in output and "CPU seconds" not in output
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Runs test.sh with stubs; returns its status, its output and what it called."""
+    scripts, python = tmp_path / "scripts", tmp_path / ".venv" / "bin" / "python"
+    scripts.mkdir()
+    python.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "test.sh", scripts)
+    (scripts / "setup.sh").write_text("#!/bin/sh\n")
+    python.write_text(
+        '#!/bin/sh\necho "${TF_USE_LEGACY_KERAS:-3} $*" >>calls\n[ "$2" != mypy ]\n'
+    )
+    for path in (scripts / "setup.sh", python):
+        path.chmod(0o755)
+
+    def run(*arguments):
+        command = ["bash", scripts / "test.sh", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        calls = (tmp_path / "calls").read_text().splitlines()
+        return done.returncode, done.stdout, calls
+
+    return run
+
+
+def test_every_stage_runs_and_one_that_fails_is_named(script):
+    code, output, calls = script("--all", "-k", "two words")
+    tests = "-m pytest -n 2 --dist worksteal --tier=all -k two words"
+    assert calls[-2:] == [f"3 {tests}", f"1 {tests}"]
+    assert [call.split()[2] for call in calls[:-2]] == ["ruff", "ruff", "mypy"]
+    assert code == 1
+    assert "FAILED: [types]" in output
+    assert "0 min 00 s  tests in Keras 2" in output
