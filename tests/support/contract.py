@@ -45,21 +45,9 @@ class Algorithm(NamedTuple):
     start: Any = lambda model: None
 
 
-CALLBACKS = {
-    callback.updater: callback
-    for callback in (
-        rigl_keras.SET,
-        rigl_keras.RigL,
-        rigl_keras.RigLInverted,
-        rigl_keras.SNFS,
-    )
-}
-
-
 def evolving(updater):
     """The algorithm that replaces connections as an updater says."""
-    base = CALLBACKS.get(updater, rigl_keras.SET)
-    callback = type("Evolving", (base,), {"updater": exact(updater)})
+    callback = functools.partial(rigl_keras.MaskUpdates, exact(updater))
     return Algorithm(updates(callback), changes=(2, 4))
 
 

@@ -173,7 +173,7 @@ def test_a_training_step_has_static_shapes_and_stays_on_its_device(name):
 def test_an_update_suits_every_device(algorithm, options):
     callback = tiny.forever(algorithm, **options)
     callback.prepare(tiny.sparse_mlp(jit_compile=True))
-    update = callback.attachment._update
+    update = callback.attachment.mask_update.apply
     update = tf.function(update, autograph=False, jit_compile=True)
     assert_suits_every_device(update, tf.constant(4, tf.int64), tf.constant(0.3))
 
