@@ -87,7 +87,7 @@ def compute(options):
         **named_values("--network_args", options.network_args),
     )
     planned = planned_sparsities(
-        model, options.sparsity, options.distribution, options.dense
+        model, options.sparsity, options.distribution, dense=options.dense
     )
     return CostTable.of(
         model_cost(model, planned),
@@ -100,11 +100,7 @@ def compute(options):
 
 
 def main(arguments=None):
-    """Runs the command line.
-
-    Returns:
-      The exit code.
-    """
+    """Runs the command line; returns the exit code."""
     try:
         options = make_parser().parse_args(arguments)
         table = compute(options)

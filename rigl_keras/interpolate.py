@@ -42,11 +42,7 @@ flags.DEFINE_integer(
 
 
 def check_flags():
-    """Refuses flags that are missing, have no function here or would do harm.
-
-    Raises:
-      ValueError: naming the flag.
-    """
+    """Refuses flags that are missing, have no function here or would do harm."""
     if FLAGS.mode != "train_eval":
         raise ValueError(f"--mode={FLAGS.mode} is for training; leave it out.")
     if FLAGS.use_tpu:

@@ -67,7 +67,9 @@ def main(arguments=None):
             draw_curves(experiments, options.figure)
         if options.out:
             command = ["python", "-m", "rigl_keras.report", *arguments]
-            write_report(experiments, notes, analyses, options.out, command)
+            write_report(
+                experiments, notes, analyses, folder=options.out, command=command
+            )
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

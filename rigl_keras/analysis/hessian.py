@@ -210,7 +210,9 @@ def hessian(
     products = LossHessian(model, data, dense, examples_at_once)
     matrix = _open(path, products.size)
     is_missing = np.isnan(matrix).any(axis=1)
-    _check_finished(matrix, np.flatnonzero(~is_missing), products, rows_at_once, path)
+    _check_finished(
+        matrix, np.flatnonzero(~is_missing), products, count=rows_at_once, path=path
+    )
     missing = np.flatnonzero(is_missing)
     for start in range(0, len(missing), rows_at_once):
         rows = missing[start : start + rows_at_once]
@@ -244,7 +246,7 @@ def _open(path, size):
     return matrix
 
 
-def _check_finished(matrix, finished, products, count, path):
+def _check_finished(matrix, finished, products, *, count, path):
     """Refuses finished rows of another Hessian: of other weights, masks or data."""
     if not len(finished):
         return

@@ -88,7 +88,7 @@ def dynamics(masks, axes=None):
         for path, mask in now.items():
             ever[path] |= mask
         steps.append(step)
-        rows.append(_row(now, first, previous, ever, kernel_fans(now, axes)))
+        rows.append(_row(now, first, previous, ever=ever, fans=kernel_fans(now, axes)))
         previous = now
     if first is None:
         raise ValueError("Expected the masks of at least one step, got none.")
@@ -134,12 +134,13 @@ def kernel_fans(masks, axes=None):
     if unknown:
         raise ValueError(f"Expected axes of some of {list(masks)}, got {unknown}.")
     return {
-        path: _fans(path, mask, *axes.get(path, (_IN_AXES, _OUT_AXES)))
+        path: _fans(path, mask, axes.get(path, (_IN_AXES, _OUT_AXES)))
         for path, mask in masks.items()
     }
 
 
-def _fans(path, mask, in_axes, out_axes):
+def _fans(path, mask, axes):
+    in_axes, out_axes = axes
     named = [*in_axes, *out_axes]
     if any(not -mask.ndim <= axis < mask.ndim for axis in named):
         raise ValueError(
@@ -156,7 +157,7 @@ def _sum_to(mask, axes):
     return mask.sum(axis=others, dtype=np.int64).ravel()
 
 
-def _row(now, first, previous, ever, fans):
+def _row(now, first, previous, *, ever, fans):
     """What is measured at one step: lists over the kernels."""
     return {
         "active": [np.count_nonzero(mask) for mask in now.values()],

@@ -195,13 +195,17 @@ def uneven_masks(model, sparsity, seed=0):
         )
     return {
         kernel.path: _uneven_mask(
-            tuple(kernel.variable.shape), kernel.out_axes, sparsity, seed, index
+            tuple(kernel.variable.shape),
+            kernel.out_axes,
+            sparsity,
+            seed=seed,
+            index=index,
         )
         for index, kernel in enumerate(found)
     }
 
 
-def _uneven_mask(shape, out_axes, sparsity, seed, index):
+def _uneven_mask(shape, out_axes, sparsity, *, seed, index):
     """Weighted sampling without replacement: the largest of log weight + Gumbel."""
     draw = functools.partial(
         tf.random.stateless_uniform, dtype=tf.float64, alg=ALGORITHM

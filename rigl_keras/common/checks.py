@@ -62,7 +62,7 @@ def check_positive(name: str, value: Any) -> float:
 
 
 def check_choice(
-    name: str, value: Any, choices: Collection, or_else: str | None = None
+    name: str, value: Any, choices: Collection, *, or_else: str | None = None
 ) -> None:
     """Refuses what is not one of several values.
 

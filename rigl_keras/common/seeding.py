@@ -9,7 +9,7 @@ ALGORITHM = "philox"
 
 
 def stateless_seed(
-    purpose: str, seed: int, index: int = 0, step: int | tf.Tensor = 0
+    purpose: str, seed: int, index: int = 0, *, step: int | tf.Tensor = 0
 ) -> tf.Tensor:
     """Seed of one draw, for TensorFlow's stateless random operations.
 

@@ -100,7 +100,9 @@ def _hooked_apply(apply, optimizer, hooks):
         if variables is None:
             variables = optimizer._trainable_variables
         # Loss scaling hands over gradients that are not yet summed over replicas.
-        gradients, variables = _pass_hooks(optimizer, hooks, grads, variables, False)
+        gradients, variables = _pass_hooks(
+            optimizer, hooks, grads, variables=variables, summed=False
+        )
         return apply(gradients, None if trainable_variables is None else variables)
 
     return hooked
@@ -115,7 +117,7 @@ def _hooked_apply_gradients(apply_gradients, optimizer, hooks):
             "experimental_aggregate_gradients", True
         )
         gradients, variables = _pass_hooks(
-            optimizer, hooks, gradients, variables, summed
+            optimizer, hooks, gradients, variables=variables, summed=summed
         )
         return apply_gradients(
             list(zip(gradients, variables, strict=True)), name=name, **kwargs
@@ -124,7 +126,7 @@ def _hooked_apply_gradients(apply_gradients, optimizer, hooks):
     return hooked
 
 
-def _pass_hooks(optimizer, hooks, gradients, variables, summed):
+def _pass_hooks(optimizer, hooks, gradients, *, variables, summed):
     """The gradients that hooks return, and the variables, Keras's where they know."""
     gradients, variables = list(gradients), list(variables)
     for hook, own in hooks:

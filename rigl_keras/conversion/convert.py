@@ -98,7 +98,7 @@ def sparsify(
     else:
         check_choice("`method`", method, METHODS)
         plan = given_masks(maskable, masks, overrides=overrides, include=include)
-    sparse = _masked_copy(model, maskable, plan, seed)
+    sparse = _masked_copy(model, maskable, plan, seed=seed)
     if initializer is not None:
         draw_seed = seed if init_seed is None else init_seed
         _draw_weights(sparse, initializer, draw_seed)
@@ -108,7 +108,7 @@ def sparsify(
     return sparse
 
 
-def _masked_copy(model, maskable, plan, seed):
+def _masked_copy(model, maskable, plan, *, seed):
     """A copy of a model with the planned masks on its weights."""
     planned = {
         id(kernel.variable): plan[kernel.path]

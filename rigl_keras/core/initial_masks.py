@@ -92,7 +92,7 @@ def plan_masks(
     check_choice("`method`", method, METHODS)
     named = distribution if isinstance(distribution, Mapping) else ()
     kernels = _candidates(maskable, include, named)
-    sparsities = _sparsities(kernels, sparsity, distribution, overrides or {})
+    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides or {})
     return {
         kernel.path: InitialMask(
             sparsities[kernel.path],
@@ -172,6 +172,7 @@ def _sparsities(
     kernels: Sequence[Kernel],
     sparsity: float,
     distribution: Any,
+    *,
     overrides: Mapping[str, float],
 ) -> dict[str, float]:
     """The sparsity of each kernel that gets a mask, by path."""

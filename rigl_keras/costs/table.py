@@ -28,7 +28,7 @@ _COLUMNS = (
 
 
 def planned_sparsities(
-    model: Any, sparsity: float, distribution: str, dense: Sequence[str] = ()
+    model: Any, sparsity: float, distribution: str, *, dense: Sequence[str] = ()
 ) -> dict[str, float]:
     """The sparsity of each kernel, as `sparsify` would plan it.
 

@@ -142,7 +142,7 @@ class _Recorder:
         for weight in _weights(layer):
             self._add(weight, uses.get(compat.variable_name(weight)))
 
-    def observe_loop(self, layer, call, args, kwargs):
+    def observe_loop(self, layer, call, args, *, kwargs):
         """Calls a layer that loops over others, and notes what these do."""
         outputs = self.unobserved(call, args, kwargs)
         if not self._is_muted:
@@ -223,7 +223,7 @@ def _observers(layer, recorder):
         compute_mask = layer.compute_mask
         return {
             "call": lambda *args, **kwargs: recorder.observe_loop(
-                layer, call, args, kwargs
+                layer, call, args, kwargs=kwargs
             ),
             # For it Keras 2's `TimeDistributed` calls a whole model once more.
             "compute_mask": lambda *args, **kwargs: recorder.unobserved(

@@ -80,9 +80,9 @@ class ImageData:
             self.train_images,
             self.train_labels,
             batch_size,
-            start_step,
-            total_steps,
-            seed,
+            start_step=start_step,
+            total_steps=total_steps,
+            seed=seed,
         )
         share = batching.share(batch_size, worker, workers)
         if workers > 1:
@@ -136,13 +136,13 @@ class ImageData:
           batch_size: int >= 1; a set of fewer examples is one batch.
           count: int >= 1, how many examples; None means all.
         """
-        return _in_order(self.train_images, self.train_labels, batch_size, count)
+        return _in_order(self.train_images, self.train_labels, batch_size, count=count)
 
     def test_in_order(
         self, batch_size: int, count: int | None = None
     ) -> tf.data.Dataset:
         """One pass over the first test examples, as `train_in_order` makes."""
-        return _in_order(self.test_images, self.test_labels, batch_size, count)
+        return _in_order(self.test_images, self.test_labels, batch_size, count=count)
 
     def test_records(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes test records start ... stop - 1, as `fixed_batch` does."""
@@ -179,11 +179,18 @@ def batches(
     Raises:
       ValueError: if an argument is outside the ranges above.
     """
-    rows = _training_rows(images, labels, batch_size, start_step, total_steps, seed)
+    rows = _training_rows(
+        images,
+        labels,
+        batch_size,
+        start_step=start_step,
+        total_steps=total_steps,
+        seed=seed,
+    )
     return _gather(images, labels, rows)
 
 
-def _training_rows(images, labels, batch_size, start_step, total_steps, seed):
+def _training_rows(images, labels, batch_size, *, start_step, total_steps, seed):
     """Makes a data set of the row numbers of each step's batch."""
     n = _check_examples(images, labels, batch_size)
     batching.check_steps(start_step, total_steps)
@@ -237,7 +244,7 @@ def _cached(examples, images):
     return examples.cache() if floats <= _MAX_CACHE_BYTES else examples
 
 
-def _in_order(images, labels, batch_size, count):
+def _in_order(images, labels, batch_size, *, count):
     images, labels = images[:count], labels[:count]
     return evaluation_batches(images, labels, min(batch_size, len(labels)))
 

@@ -61,7 +61,9 @@ def load(
     if name == "digits":
         _check_digits(train_split, test_split, preprocessing)
         return _load_digits(image_size or (28, 28))
-    source = tfds_sets.find(name, data_dir, download, train_split, test_split)
+    source = tfds_sets.find(
+        name, data_dir, download, train_split=train_split, test_split=test_split
+    )
     return _load_tfds(source, image_size, preprocessing)
 
 
@@ -69,7 +71,7 @@ def _load_tfds(source: tfds_sets.TfdsImages, image_size, chosen):
     # Without the version that the user's name may have.
     name, images = source.builder.name, source.image_shape
     chosen = chosen or preprocessing.default_name(name, images)
-    reading = preprocessing.make(chosen, name, images, image_size)
+    reading = preprocessing.make(chosen, name, images, image_size=image_size)
     shape = reading.input_shape
     count = sum(map(source.num_examples, (source.train_split, source.test_split)))
     if chosen != "none" or _size(count, shape) > MAX_BYTES:

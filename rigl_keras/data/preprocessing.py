@@ -243,6 +243,7 @@ def make(
     preprocessing: str,
     name: str,
     image_shape: Shape,
+    *,
     image_size: tuple[int, int] | None,
 ) -> Preprocessing:
     """Makes the preprocessing of a set.

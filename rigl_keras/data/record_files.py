@@ -63,7 +63,13 @@ def interleaved(pieces: Sequence[Piece]) -> tf.data.Dataset:
 
 
 def shuffled(
-    pieces: Sequence[Piece], start: int, stop: int, window: int, seed: int, worker: int
+    pieces: Sequence[Piece],
+    start: int,
+    stop: int,
+    *,
+    window: int,
+    seed: int,
+    worker: int,
 ) -> tf.data.Dataset:
     """Reads records start ... stop - 1 of an endless stream of shuffled epochs.
 
@@ -91,7 +97,7 @@ def shuffled(
     windows = 1 + n // window
 
     def file_order(epoch):
-        key = stateless_seed("file order", seed, worker, epoch)
+        key = stateless_seed("file order", seed, worker, step=epoch)
         return _stateless_order(len(pieces), key)
 
     def read_windows(number):
@@ -102,7 +108,7 @@ def shuffled(
         return _take_turns(files).batch(window).enumerate(number * windows)
 
     def shuffle_window(number, records):
-        key = stateless_seed("record order", seed, worker, number)
+        key = stateless_seed("record order", seed, worker, step=number)
         return tf.gather(records, _stateless_order(tf.size(records), key))
 
     epoch, position = divmod(start, n)

@@ -96,9 +96,9 @@ class StreamedImages:
             start,
             stop,
             # As many, for a set that all workers' windows hold.
-            max(1, _WINDOW_BYTES // self._source.record_bytes),
-            seed,
-            worker,
+            window=max(1, _WINDOW_BYTES // self._source.record_bytes),
+            seed=seed,
+            worker=worker,
         )
 
         def read(position, record):
@@ -106,12 +106,12 @@ class StreamedImages:
             place = position // share * batch_size + worker * share + position % share
 
             def seeds(draw):
-                return stateless_seed("augmentation", seed, draw, place)
+                return stateless_seed("augmentation", seed, draw, step=place)
 
             return self._preprocessing.train(encoded, seeds), label
 
         steps = total_steps - start_step
-        return _batches(records.enumerate(start), read, share, steps)
+        return _batches(records.enumerate(start), read, share, steps=steps)
 
     def test_batches(
         self, batch_size: int, worker: int = 0, workers: int = 1
@@ -146,7 +146,7 @@ class StreamedImages:
             weight = tf.cast(position < n, tf.float32)
             return self._preprocessing.test(encoded), label, weight
 
-        return _batches(records.enumerate(), read, share, steps)
+        return _batches(records.enumerate(), read, share, steps=steps)
 
     def train_records(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Takes training records start ... stop - 1, in the order of the files.
@@ -184,19 +184,19 @@ class StreamedImages:
         Raises:
           ValueError: if an argument is outside the ranges above.
         """
-        return self._in_order(self._train, batch_size, 0, count or self.num_train)
+        return self._in_order(self._train, batch_size, 0, stop=count or self.num_train)
 
     def test_in_order(
         self, batch_size: int, count: int | None = None
     ) -> tf.data.Dataset:
         """One pass over the first test examples, as `train_in_order` makes."""
-        return self._in_order(self._test, batch_size, 0, count or self.num_test)
+        return self._in_order(self._test, batch_size, 0, stop=count or self.num_test)
 
     def _records(self, pieces, start, stop):
-        batch = self._in_order(pieces, record_files.count(pieces), start, stop)
+        batch = self._in_order(pieces, record_files.count(pieces), start, stop=stop)
         return next(batch.as_numpy_iterator())
 
-    def _in_order(self, pieces, batch_size, start, stop):
+    def _in_order(self, pieces, batch_size, start, *, stop):
         n = record_files.count(pieces)
         batching.check_records(start, stop, n)
         wanted = min(stop, n) - start
@@ -207,7 +207,9 @@ class StreamedImages:
 
         records = record_files.in_order(record_files.cut(pieces, start, stop))
         batches = -(-wanted // batch_size)
-        return _batches(records.enumerate(), read, batch_size, batches, full=False)
+        return _batches(
+            records.enumerate(), read, batch_size, steps=batches, full=False
+        )
 
     def _check_labels(self):
         """Refuses a split without labels, of which no example has one."""
@@ -219,7 +221,7 @@ class StreamedImages:
             self._source.check_labels(split, self._source.parse(record)[1].numpy())
 
 
-def _batches(records, read, batch_size, steps, full=True):
+def _batches(records, read, batch_size, *, steps, full=True):
     """Maps numbered records to examples, in parallel and in order, in batches."""
     cores = os.cpu_count() or 1
     examples = records.map(read, num_parallel_calls=cores, deterministic=True)

@@ -148,6 +148,7 @@ def find(
     name: str,
     data_dir: str | os.PathLike | None,
     download: bool,
+    *,
     train_split: str,
     test_split: str | None,
 ) -> TfdsImages:

@@ -197,7 +197,7 @@ def _predictions(run, batch_size):
 
 
 def interpolations(
-    groups, reference=None, coefficients=interpolation.COEFFICIENTS, num_train=10_000
+    groups, reference=None, coefficients=interpolation.COEFFICIENTS, *, num_train=10_000
 ):
     """The loss along lines to a reference (Evci et al. 2022, Figure 5c).
 
@@ -213,28 +213,22 @@ def interpolations(
         for moment, step in (("start", 0), ("end", None)):
             lines = []
             for run in runs:
-                target = (reference or run.parent).checkpoint()
                 run.configure()
                 images = images or algorithm.load_data()
                 lines.append(
                     interpolate_checkpoints(
                         run.checkpoint(step),
-                        target,
+                        (reference or run.parent).checkpoint(),
                         coefficients,
                         config=InterpolationConfig(num_train=num_train),
                         images=images,
                     )
                 )
             name = f"{label}, from its {moment}"
-            found = {key: np.stack([each[key] for each in lines]) for key in lines[0]}
-            curves[name] = found["train_loss"]
-            for key in ("barrier", "climb"):
-                measure = getattr(interpolation, key)
-                found[key] = np.array(
-                    [measure(loss, coefficients) for loss in curves[name]]
-                )
-            arrays |= {f"{name}/{key}": values for key, values in found.items()}
-            cells = [spread(found[key], 3) for key in ("barrier", "climb")]
+            values = _stacked(lines, coefficients)
+            curves[name] = values["train_loss"]
+            arrays |= {f"{name}/{key}": array for key, array in values.items()}
+            cells = [spread(values[key], 3) for key in ("barrier", "climb")]
             rows.append([name, str(len(runs)), *cells])
     return Finding(
         "Loss along the line to the reference",
@@ -248,6 +242,17 @@ def interpolations(
         arrays,
         lambda path: interpolation_plots.several(coefficients, curves, path),
     )
+
+
+def _stacked(lines, coefficients):
+    """Values of several lines as arrays [lines, points]; barriers and climbs too."""
+    values = {key: np.stack([line[key] for line in lines]) for key in lines[0]}
+    for key in ("barrier", "climb"):
+        measure = getattr(interpolation, key)
+        values[key] = np.array(
+            [measure(loss, coefficients) for loss in values["train_loss"]]
+        )
+    return values
 
 
 def _name(reference, default="the run that gave the masks"):

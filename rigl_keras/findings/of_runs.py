@@ -89,29 +89,20 @@ def masks_over_time(groups):
     """How the masks of runs change (overlap, connections tried, dead units)."""
     arrays: dict[str, np.ndarray] = {}
     dynamics, rows = {}, []
+    measures = {"iou_first": 3, "ever_active": 3, "dead_outputs": 1, "dead_inputs": 1}
     for label, runs in groups.items():
-        found = [
-            mask_dynamics.dynamics(
-                (abs(step), run.masks(step)) for step in run.mask_history
-            )
-            for run in runs
-        ]
-        dynamics[label] = found
-        arrays |= {
-            f"{label}/steps": found[0].steps,
-            f"{label}/iou_first": np.stack([each.iou_first for each in found]),
-            f"{label}/ever_active": np.stack([each.ever_active for each in found]),
+        dynamics[label] = [_mask_dynamics(run) for run in runs]
+        of_all = {
+            name: np.stack([getattr(of_run, name) for of_run in dynamics[label]])
+            for name in measures
         }
-        rows.append(
-            [
-                label,
-                str(len(runs)),
-                spread([each.iou_first[-1] for each in found], 3),
-                spread([each.ever_active[-1] for each in found], 3),
-                spread([each.dead_outputs[-1] for each in found], 1),
-                spread([each.dead_inputs[-1] for each in found], 1),
-            ]
-        )
+        arrays |= {
+            f"{label}/steps": dynamics[label][0].steps,
+            f"{label}/iou_first": of_all["iou_first"],
+            f"{label}/ever_active": of_all["ever_active"],
+        }
+        last = [spread(of_all[name][:, -1], d) for name, d in measures.items()]
+        rows.append([label, str(len(runs)), *last])
     return Finding(
         "Masks over the training",
         "Overlap (intersection over union) of the masks with the first ones, and the "
@@ -129,6 +120,12 @@ def masks_over_time(groups):
         rows,
         arrays,
         lambda path: mask_plots.dynamics(dynamics, path),
+    )
+
+
+def _mask_dynamics(run):
+    return mask_dynamics.dynamics(
+        (abs(step), run.masks(step)) for step in run.mask_history
     )
 
 

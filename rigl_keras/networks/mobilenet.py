@@ -66,18 +66,26 @@ def mobilenet_v1(
     """
     image = check_image("mobilenet_v1", input_shape)
     scaled = width_scale(width_multiplier)
-    stack = Stack(activation, weight_decay, seed, kernel_initializer, IMAGE_BATCH_NORM)
+    stack = Stack(
+        activation,
+        weight_decay,
+        seed,
+        kernel_initializer=kernel_initializer,
+        batch_norm=IMAGE_BATCH_NORM,
+    )
 
     inputs = keras.Input(image, name="image")
     strides = 1 if small_inputs else 2
-    x = stack.convolution(inputs, "conv1", scaled(_STEM_FILTERS), 3, strides)
+    x = stack.convolution(
+        inputs, "conv1", scaled(_STEM_FILTERS), size=3, strides=strides
+    )
     x = stack.activated(stack.normalized(x, "conv1"), "conv1")
     for block, (filters, strides) in enumerate(_BLOCKS, start=1):
         name = f"block{block}_depthwise"
-        x = stack.depthwise(x, name, 3, strides)
+        x = stack.depthwise(x, name, 3, strides=strides)
         x = stack.activated(stack.normalized(x, name), name)
         name = f"block{block}_pointwise"
-        x = stack.convolution(x, name, scaled(filters), 1)
+        x = stack.convolution(x, name, scaled(filters), size=1)
         x = stack.activated(stack.normalized(x, name), name)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, stack.logits(x, num_classes), name="mobilenet_v1")

@@ -56,11 +56,17 @@ def resnet50(
     """
     image = check_image("resnet50", input_shape)
     scaled = width_scale(width_multiplier)
-    stack = Stack(activation, weight_decay, seed, kernel_initializer, IMAGE_BATCH_NORM)
+    stack = Stack(
+        activation,
+        weight_decay,
+        seed,
+        kernel_initializer=kernel_initializer,
+        batch_norm=IMAGE_BATCH_NORM,
+    )
     last_gamma = "zeros" if zero_init_residual else "ones"
 
     inputs = keras.Input(image, name="image")
-    x = _stem(stack, inputs, scaled(_STAGES[0][0]), small_inputs)
+    x = _stem(stack, inputs, scaled(_STAGES[0][0]), small_inputs=small_inputs)
     for stage, (filters, blocks, strides) in enumerate(_STAGES, start=1):
         sizes = scaled(filters), scaled(_EXPANSION * filters)
         for block in range(1, blocks + 1):
@@ -68,9 +74,13 @@ def resnet50(
             shortcut = x
             if block == 1:
                 projected = f"{name}_projection"
-                shortcut = stack.convolution(x, projected, sizes[1], 1, strides)
+                shortcut = stack.convolution(
+                    x, projected, sizes[1], size=1, strides=strides
+                )
                 shortcut = stack.normalized(shortcut, projected)
-            x = _branch(stack, x, name, sizes, strides, last_gamma)
+            x = _branch(
+                stack, x, name, sizes=sizes, strides=strides, last_gamma=last_gamma
+            )
             x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
             x = stack.activated(x, name)
             strides = 1
@@ -78,22 +88,22 @@ def resnet50(
     return keras.Model(inputs, stack.logits(x, num_classes), name="resnet50")
 
 
-def _stem(stack, x, filters, small_inputs):
+def _stem(stack, x, filters, *, small_inputs):
     size, strides = (3, 1) if small_inputs else (7, 2)
-    x = stack.convolution(x, "conv1", filters, size, strides)
+    x = stack.convolution(x, "conv1", filters, size=size, strides=strides)
     x = stack.activated(stack.normalized(x, "conv1"), "conv1")
     if small_inputs:
         return x
     return keras.layers.MaxPooling2D(3, 2, padding="same", name="pool1")(x)
 
 
-def _branch(stack, x, name, sizes, strides, last_gamma):
+def _branch(stack, x, name, *, sizes, strides, last_gamma):
     """The three convolutions of a bottleneck block."""
     inner, outer = sizes
     layers = ((inner, 1, 1), (inner, 3, strides), (outer, 1, 1))
     for number, (filters, size, stride) in enumerate(layers, start=1):
         conv = f"{name}_conv{number}"
-        x = stack.convolution(x, conv, filters, size, stride)
+        x = stack.convolution(x, conv, filters, size=size, strides=stride)
         if number < len(layers):
             x = stack.activated(stack.normalized(x, conv), conv)
     return stack.normalized(x, conv, last_gamma)

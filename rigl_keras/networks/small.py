@@ -55,13 +55,21 @@ def lenet5(
     image = check_image("lenet5", input_shape, LENET5_LEAST_SIZE)
     sizes = check_ints("hidden_sizes", hidden_sizes, length=4)
     batch_norm: dict | None = {} if use_batch_norm else None
-    stack = Stack(activation, weight_decay, seed, kernel_initializer, batch_norm)
+    stack = Stack(
+        activation,
+        weight_decay,
+        seed,
+        kernel_initializer=kernel_initializer,
+        batch_norm=batch_norm,
+    )
 
     inputs = x = keras.Input(image, name="image")
     for number, filters in enumerate(sizes[:2], start=1):
         x = stack.hidden(x, keras.layers.Conv2D, f"conv{number}", filters, 5)
         x = keras.layers.MaxPooling2D(2, name=f"pool{number}")(x)
-    return _dense_head(stack, "lenet5", inputs, x, sizes[2:], num_classes)
+    return _dense_head(
+        stack, "lenet5", inputs, x=x, hidden_sizes=sizes[2:], num_classes=num_classes
+    )
 
 
 def mlp(
@@ -103,12 +111,20 @@ def mlp(
     """
     inputs = keras.Input(check_ints("input_shape", input_shape), name="image")
     batch_norm: dict | None = {} if use_batch_norm else None
-    stack = Stack(activation, weight_decay, seed, kernel_initializer, batch_norm)
+    stack = Stack(
+        activation,
+        weight_decay,
+        seed,
+        kernel_initializer=kernel_initializer,
+        batch_norm=batch_norm,
+    )
     sizes = check_ints("hidden_sizes", hidden_sizes)
-    return _dense_head(stack, "mlp", inputs, inputs, sizes, num_classes)
+    return _dense_head(
+        stack, "mlp", inputs, x=inputs, hidden_sizes=sizes, num_classes=num_classes
+    )
 
 
-def _dense_head(stack, name, inputs, x, hidden_sizes, num_classes):
+def _dense_head(stack, name, inputs, *, x, hidden_sizes, num_classes):
     """Flattens, adds the dense layers and makes the model."""
     x = keras.layers.Flatten(name="flatten")(x)
     for number, units in enumerate(hidden_sizes, start=1):

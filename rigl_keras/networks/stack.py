@@ -40,6 +40,7 @@ class Stack:
         activation,
         weight_decay,
         seed,
+        *,
         kernel_initializer,
         batch_norm=None,
     ):
@@ -71,15 +72,15 @@ class Stack:
         )
         return layer(x)
 
-    def convolution(self, x, name, filters, size, strides=1):
+    def convolution(self, x, name, filters, *, size, strides=1):
         """Applies a convolution without bias, with ceil(input / strides) pixels."""
-        x, padding = _padded(x, name, size, strides)
+        x, padding = _padded(x, name, size, strides=strides)
         options = {"strides": strides, "padding": padding, "use_bias": False}
         return self.linear(x, keras.layers.Conv2D, name, filters, size, **options)
 
-    def depthwise(self, x, name, size, strides=1):
+    def depthwise(self, x, name, size, *, strides=1):
         """Applies a depthwise convolution, as `convolution` but not regularised."""
-        x, padding = _padded(x, name, size, strides)
+        x, padding = _padded(x, name, size, strides=strides)
         layer = keras.layers.DepthwiseConv2D(
             size,
             strides=strides,
@@ -127,7 +128,7 @@ class Stack:
         return self._initializer(seed=int(entropy.generate_state(1)[0] >> 1))
 
 
-def _padded(x, name, size, strides):
+def _padded(x, name, size, *, strides):
     """Pads by equally much at both ends; "same" would pad even sizes at one end only.
 
     Returns:

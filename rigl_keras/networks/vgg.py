@@ -56,7 +56,7 @@ def vgg16(
     image = check_image("vgg16", input_shape, _LEAST_SIZE)
     classes = check_num_classes(num_classes)
     scaled = width_scale(width_multiplier)
-    stack = Stack(activation, weight_decay, seed, kernel_initializer)
+    stack = Stack(activation, weight_decay, seed, kernel_initializer=kernel_initializer)
 
     inputs = x = keras.Input(image, name="image")
     for group, (filters, convolutions) in enumerate(_GROUPS, start=1):
@@ -64,7 +64,9 @@ def vgg16(
             x = keras.layers.MaxPooling2D(2, name=f"pool{group - 1}")(x)
         for number in range(1, convolutions + 1):
             name = f"conv{group}_{number}"
-            x = stack.activated(stack.convolution(x, name, scaled(filters), 3), name)
+            x = stack.activated(
+                stack.convolution(x, name, scaled(filters), size=3), name
+            )
     x = keras.layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
     options = {"use_bias": False, "dtype": "float32"}
     x = stack.linear(x, keras.layers.Conv2D, "logits", classes, 1, **options)

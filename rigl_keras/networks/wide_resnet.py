@@ -53,14 +53,26 @@ def wide_resnet(
     image = check_image("wide_resnet", input_shape)
     blocks = _blocks_per_stage(depth)
     (width,) = check_ints("width", (width,))
-    stack = Stack(activation, weight_decay, seed, kernel_initializer, IMAGE_BATCH_NORM)
+    stack = Stack(
+        activation,
+        weight_decay,
+        seed,
+        kernel_initializer=kernel_initializer,
+        batch_norm=IMAGE_BATCH_NORM,
+    )
 
     inputs = keras.Input(image, name="image")
-    x = stack.convolution(inputs, "conv1", _STEM_FILTERS, 3)
+    x = stack.convolution(inputs, "conv1", _STEM_FILTERS, size=3)
     for stage, (filters, strides) in enumerate(_STAGES, start=1):
         for block in range(1, blocks + 1):
             name = f"stage{stage}_block{block}"
-            x = _block(stack, x, name, filters * width, strides if block == 1 else 1)
+            x = _block(
+                stack,
+                x,
+                name,
+                filters=filters * width,
+                strides=strides if block == 1 else 1,
+            )
     x = stack.activated(stack.normalized(x, "last"), "last")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, stack.logits(x, num_classes), name="wide_resnet")
@@ -77,13 +89,15 @@ def _blocks_per_stage(depth):
     return blocks
 
 
-def _block(stack, x, name, filters, strides):
+def _block(stack, x, name, *, filters, strides):
     first, second = f"{name}_conv1", f"{name}_conv2"
     shortcut = x
     x = stack.activated(stack.normalized(x, first), first)
     if shortcut.shape[-1] != filters:
-        shortcut = stack.convolution(x, f"{name}_projection", filters, 1, strides)
-    x = stack.convolution(x, first, filters, 3, strides)
+        shortcut = stack.convolution(
+            x, f"{name}_projection", filters, size=1, strides=strides
+        )
+    x = stack.convolution(x, first, filters, size=3, strides=strides)
     x = stack.activated(stack.normalized(x, second), second)
-    x = stack.convolution(x, second, filters, 3)
+    x = stack.convolution(x, second, filters, size=3)
     return keras.layers.Add(name=f"{name}_add")([x, shortcut])

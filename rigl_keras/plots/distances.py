@@ -41,7 +41,7 @@ def start_and_end(groups, path):
         style.legend_beside(axis)
 
 
-def solution_map(groups, star, path, reference, stress):
+def solution_map(groups, star, path, *, reference, stress):
     """Draws start and end points in the plane, an arrow from each start to its end.
 
     Args:

@@ -18,7 +18,7 @@ def gradient_norms(groups, path):
     with style.figure(path, width=6) as [axis]:
         for index, (label, runs) in enumerate(groups.items()):
             steps, norms = series(runs, "gradient_norm")
-            style.curve(axis, steps, norms, label, index, log=True)
+            style.curve(axis, steps, norms, label=label, index=index, log=True)
         axis.set_yscale("log")
         axis.set_xlabel("training step")
         axis.set_ylabel("norm of the loss gradient")
@@ -39,7 +39,7 @@ def update_changes(groups, path):
         axis.axhline(0, color="black", lw=0.8)
         for index, (label, runs) in enumerate(groups.items()):
             steps, changes = series(runs, "change")
-            style.curve(axis, steps, changes, label, index)
+            style.curve(axis, steps, changes, label=label, index=index)
         axis.set_xlabel("training step")
         axis.set_ylabel("change of the gradient norm by an update")
         style.legend_beside(axis)

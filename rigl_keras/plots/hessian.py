@@ -32,8 +32,13 @@ def spectra(found, path):
         top = 0.0
         for index, (label, (values, weights, size)) in enumerate(found.items()):
             look = {"label": label, "alpha": 0.8, **style.line(index)}
-            top = max(top, _draw_density(whole, values, weights, smallest, width, look))
-            _draw_counts(negative, values, weights, size, look)
+            top = max(
+                top,
+                _draw_density(
+                    whole, values, weights, smallest=smallest, width=width, look=look
+                ),
+            )
+            _draw_counts(negative, values, weights, size=size, look=look)
         most = max(size for _, _, size in found.values())
         single = 1 / (most * _SMOOTHING * width * np.sqrt(2 * np.pi))
         whole.set_yscale("log")
@@ -50,7 +55,7 @@ def spectra(found, path):
         style.legend_beside(whole)
 
 
-def _draw_density(axis, values, weights, smallest, width, look):
+def _draw_density(axis, values, weights, *, smallest, width, look):
     """Returns the largest density."""
     sigma = _SMOOTHING * width
     grid = np.linspace(smallest - 4 * sigma, smallest + width + 4 * sigma, _POINTS)
@@ -59,7 +64,7 @@ def _draw_density(axis, values, weights, smallest, width, look):
     return density.max()
 
 
-def _draw_counts(axis, values, weights, size, look):
+def _draw_counts(axis, values, weights, *, size, look):
     is_negative = values < 0
     order = np.argsort(values[is_negative])
     below = np.cumsum(weights[is_negative][order]) * size / len(values)

@@ -10,7 +10,7 @@ _CONFIDENCE = 0.8
 _PANELS = (("loss", "cross-entropy (nats)", 1), ("accuracy", "accuracy (%)", 100))
 
 
-def one(coefficients, values, path, log=True):
+def one(coefficients, values, path, *, log=True):
     """Draws loss and accuracy along one line.
 
     Args:
@@ -36,7 +36,7 @@ def one(coefficients, values, path, log=True):
         axes[0].set_yscale("log" if log else "linear")
 
 
-def several(coefficients, groups, path, log=False):
+def several(coefficients, groups, path, *, log=False):
     """Draws the mean loss along the lines of groups of pairs, with confidence bands.
 
     Args:
@@ -52,7 +52,13 @@ def several(coefficients, groups, path, log=False):
         for index, (label, losses) in enumerate(groups.items()):
             half_width = confidence_half_width(np.log10(losses) if log else losses)
             style.curve(
-                axis, coefficients, losses, label, index, half_width=half_width, log=log
+                axis,
+                coefficients,
+                losses,
+                label=label,
+                index=index,
+                half_width=half_width,
+                log=log,
             )
         axis.set_yscale("log" if log else "linear")
         _mark_ends(axis)

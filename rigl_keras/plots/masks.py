@@ -39,7 +39,7 @@ def dynamics(groups, path):
                 values = np.stack([getattr(run, name) for run in runs])
                 # There is no overlap with a step before the first.
                 at = steps[len(steps) - values.shape[1] :]
-                style.curve(axis, at, values, label, index)
+                style.curve(axis, at, values, label=label, index=index)
         for axis, label in zip(axes, _PANELS.values(), strict=True):
             axis.set_xlabel("training step")
             axis.set_ylabel(label)

@@ -35,7 +35,7 @@ def signal_propagation(found, path):
                 axis.axhline(1, color="black", lw=0.8)
                 density = 1 - found[title].sparsities
                 for index, initializer in enumerate(found[title].initializers):
-                    _curve(axis, density, std[index], initializer, index)
+                    _curve(axis, density, std[index], label=initializer, index=index)
                 axis.set_yscale("log", nonpositive="clip")
                 axis.set_ylim(limits)
                 axis.set_ylabel(label)
@@ -44,7 +44,7 @@ def signal_propagation(found, path):
         axes[0].legend(loc="lower left")
 
 
-def _curve(axis, density, std, label, index):
+def _curve(axis, density, std, *, label, index):
     """Draws an array [sparsities, networks].
 
     Not with a standard deviation, which may exceed the mean of so few positive numbers.

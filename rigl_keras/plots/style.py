@@ -12,7 +12,7 @@ _COLORS = 10  # of matplotlib's default cycle
 
 
 @contextlib.contextmanager
-def figure(path, columns=1, rows=1, width=PANEL_WIDTH, height=PANEL_HEIGHT):
+def figure(path, columns=1, rows=1, *, width=PANEL_WIDTH, height=PANEL_HEIGHT):
     """Makes a figure of panels and writes it to a file when the block ends.
 
     Args:
@@ -44,7 +44,7 @@ def line(index):
     }
 
 
-def curve(axis, x, values, label, index, half_width=None, log=False):
+def curve(axis, x, values, *, label, index, half_width=None, log=False):
     """Draws the mean of several curves and a band around it.
 
     Args:

@@ -34,13 +34,13 @@ def training_curves(groups, path):
         for axis, (name, title) in zip(axes[::2], _LOSSES, strict=True):
             for index, (group, runs) in enumerate(groups.items()):
                 steps, losses = series(runs, name)
-                style.curve(axis, steps, losses, group, index, log=True)
+                style.curve(axis, steps, losses, label=group, index=index, log=True)
             _finish(axis, title, "cross-entropy (nats)")
         for axis, (name, title) in zip(axes[1::2], _ACCURACIES, strict=True):
             for index, (group, runs) in enumerate(groups.items()):
                 steps, accuracies = series(runs, name)
                 errors = np.maximum(100 * (1 - accuracies), _LEAST_ERROR)
-                style.curve(axis, steps, errors, group, index, log=True)
+                style.curve(axis, steps, errors, label=group, index=index, log=True)
             _finish(axis, title, "accuracy (%)")
             _label_by_accuracy(axis)
         style.legend_beside(axes[0])

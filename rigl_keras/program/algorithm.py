@@ -57,7 +57,7 @@ class Seeds:
 
 
 @gin.configurable("seeds", denylist=["seed"])
-def make_seeds(seed, init_seed=None, data_seed=None, mask_seed=None):
+def make_seeds(seed, init_seed=None, data_seed=None, *, mask_seed=None):
     """The run's seeds: `seed`, the command line's, where gin sets no other.
 
     Returns:
@@ -172,7 +172,7 @@ class MaskUpdaterConfig:
         return _one_shot().get(self.update_alg, Magnitude)(ranking)
 
 
-def make_mask_updater(config, model, make_batch, seeds):
+def make_mask_updater(config, model, make_batch, *, seeds):
     """Makes the callback that trains the masks.
 
     Args:

@@ -31,7 +31,7 @@ class Checkpoints:
         workers of a run together, but only one's files are wanted.
     """
 
-    def __init__(self, folder, model, optimizer, state=None, keep=True):
+    def __init__(self, folder, model, optimizer, *, state=None, keep=True):
         self._folder = folder
         self._keep = keep
         parts = {

@@ -220,7 +220,7 @@ def check_same_on_all_workers(strategy, name, number):
         )
 
 
-def check_batch_size(name, size, strategy, parts=1):
+def check_batch_size(name, size, strategy, *, parts=1):
     """Refuses a batch that the devices cannot share evenly.
 
     Args:

@@ -89,7 +89,7 @@ class MaskUpdateRecorder(MaskUpdateObserver):
       writer: the run's writer of TensorBoard events.
     """
 
-    def __init__(self, logdir, checkpoints, meter, writer):
+    def __init__(self, logdir, checkpoints, meter, *, writer):
         super().__init__()
         self._logdir = logdir
         self._checkpoints = checkpoints

@@ -67,6 +67,7 @@ class RunLogger(keras.callbacks.Callback):
         logdir,
         writer,
         clock,
+        *,
         log_freq,
         test_set,
         diagnostics,

@@ -100,7 +100,7 @@ class Run:
         self._optimizer_config = OptimizerConfig()
         parts = self._optimizer_config.gradient_accumulation_steps
         devices.check_batch_size(
-            "training.batch_size", config.batch_size, self._strategy, parts
+            "training.batch_size", config.batch_size, self._strategy, parts=parts
         )
         self._images = algorithm.load_data()
         keras.utils.set_random_seed(self._seeds.init_seed)
@@ -181,7 +181,7 @@ class Run:
             is_scratch=pruning is None and not self._updater_config.evolves,
         )
         self._updater: SparseTraining | None = pruning or algorithm.make_mask_updater(
-            self._updater_config, model, self._grow_batch, self._seeds
+            self._updater_config, model, self._grow_batch, seeds=self._seeds
         )
         if config.gradient_regularization > 0:
             return regularize_gradient(model, config.gradient_regularization)
@@ -189,6 +189,10 @@ class Run:
 
     def _grow_batch(self):
         return algorithm.grow_batch(self._images, self._config.val_batch_size)
+
+    def _checkpoints_in(self, folder, **options):
+        model, optimizer, state = self._checkpointed
+        return Checkpoints(folder, model, optimizer, state=state, **options)
 
     def begin(self):
         """Makes the folder, or restores the last checkpoint of the run in it.
@@ -200,7 +204,7 @@ class Run:
         if self.finished is not None:
             return
         os.makedirs(self._logdir, exist_ok=True)
-        step = Checkpoints(self._logdir, *self._checkpointed).restore_last()
+        step = self._checkpoints_in(self._logdir).restore_last()
         devices.check_same_on_all_workers(
             self._strategy, "the last checkpoint", -1 if step is None else step
         )
@@ -210,9 +214,7 @@ class Run:
         else:
             self._scratch = tempfile.TemporaryDirectory()
             self._own = self._scratch.name
-        self._checkpoints = Checkpoints(
-            self._own, *self._checkpointed, keep=self._is_chief
-        )
+        self._checkpoints = self._checkpoints_in(self._own, keep=self._is_chief)
         if not os.path.exists(os.path.join(self._own, RUN_FILE)):
             config = os.path.join(self._own, CONFIG_FILE)
             files.write_text(config, gin.operative_config_str())
@@ -272,12 +274,14 @@ class Run:
             self._own,
             self._writer,
             clock,
-            config.log_freq,
-            TestSet(
+            log_freq=config.log_freq,
+            test_set=TestSet(
                 self._test_data, self._test_steps, config.eval_freq(images.num_train)
             ),
-            Diagnostics(self._model, meter, self._path("ckpt-0")),
-            self._updater.thresholds if isinstance(self._updater, Pruning) else None,
+            diagnostics=Diagnostics(self._model, meter, self._path("ckpt-0")),
+            thresholds=self._updater.thresholds
+            if isinstance(self._updater, Pruning)
+            else None,
             prints=self._is_chief and not sys.stdout.isatty(),
         )
         saver = CheckpointSaver(self._checkpoints, clock, config.save_freq)
@@ -285,7 +289,7 @@ class Run:
         if config.log_mask_updates and updater:
             checkpoints = self._checkpoints if config.save_mask_updates else None
             updater.append(
-                MaskUpdateRecorder(self._own, checkpoints, meter, self._writer)
+                MaskUpdateRecorder(self._own, checkpoints, meter, writer=self._writer)
             )
         self._model.fit(
             self._make_train_data(start, config.steps),

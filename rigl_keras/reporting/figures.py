@@ -64,8 +64,8 @@ def figure_sections(experiments, folder):
         "from 100 %. Training values are means over the steps between two records; no "
         "loss has the regulariser.",
         training.training_curves,
-        _curves(experiments),
-        os.path.join(folder, "training_curves"),
+        groups=_curves(experiments),
+        path=os.path.join(folder, "training_curves"),
     )
     yield from _parts(
         "Gradient norm",
@@ -73,20 +73,20 @@ def figure_sections(experiments, folder):
         "trainable parameters but masked weights, on one fixed batch of training "
         "records. Mean and standard deviation of its logarithm over the runs.",
         flow.gradient_norms,
-        _records(experiments, "gradient_norm", lambda saved: saved.records),
-        os.path.join(folder, "gradient_norms"),
+        groups=_records(experiments, "gradient_norm", lambda saved: saved.records),
+        path=os.path.join(folder, "gradient_norms"),
     )
     yield from _parts(
         "Gradient norm at mask updates",
         "The gradient norm after a mask update minus that before it, on the same "
         "batch. Mean and standard deviation over the runs.",
         flow.update_changes,
-        _records(experiments, "change", lambda saved: saved.mask_updates),
-        os.path.join(folder, "mask_updates"),
+        groups=_records(experiments, "change", lambda saved: saved.mask_updates),
+        path=os.path.join(folder, "mask_updates"),
     )
 
 
-def _parts(title, text, draw, groups, path):
+def _parts(title, text, draw, *, groups, path):
     """Draws groups in as many figures as keep them readable; yields their sections."""
     labels = list(groups)
     count = math.ceil(len(labels) / _CURVES)

@@ -16,7 +16,7 @@ from rigl_keras.reporting.tables import (
 )
 
 
-def write_report(experiments, notes, analyses, folder, command):
+def write_report(experiments, notes, analyses, *, folder, command):
     """Writes tables, figures, report.md and report.html.
 
     Args:

@@ -83,7 +83,7 @@ class Updates(NamedTuple):
         )
 
     def check_alignment(
-        self, batches: int, epochs: int, steps: int, steps_per_execution: int
+        self, batches: int, epochs: int, steps: int, *, steps_per_execution: int
     ) -> None:
         """Refuses a training in which an update is due inside an execution.
 
@@ -116,7 +116,7 @@ class Updates(NamedTuple):
 
 
 def first_and_last_update(
-    params: Mapping[str, Any], epoch: int, batches: int, batches_per_step: int
+    params: Mapping[str, Any], epoch: int, batches: int, *, batches_per_step: int
 ) -> tuple[int, int]:
     """The steps between which masks are updated, where nobody has given the last one.
 

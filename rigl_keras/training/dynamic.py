@@ -164,7 +164,10 @@ class MaskUpdates(SparseTraining):
         self._is_beginning = False
         if self._last_update_step() == _UNRESOLVED:
             first, last = first_and_last_update(
-                self.params, epoch, batches, self.attachment.accumulated
+                self.params,
+                epoch,
+                batches,
+                batches_per_step=self.attachment.accumulated,
             )
             self.state.first_step.assign(first)
             self.state.last_update_step.assign(last)

@@ -162,7 +162,7 @@ class MaskUpdate:
             updated.kernel.weights(),
             updated.kernel.mask(),
             gradient,
-            stateless_seed(self._updater.name, self._seed, updated.place, step),
+            stateless_seed(self._updater.name, self._seed, updated.place, step=step),
         )
 
     def _can_use_xla(self, model: Any) -> bool:

@@ -91,13 +91,14 @@ def meta_init(
         descent.apply(gradients)
         return value
 
-    return _run(model, step, steps, kernels)
+    return _run(model, step, steps, kernels=kernels)
 
 
 def _run(
     model: Any,
     step: Callable[[int], tf.Tensor],
     steps: int,
+    *,
     kernels: Sequence[tf.Variable],
 ) -> np.ndarray:
     """Makes the steps; puts back what the forward passes changed on the way."""
@@ -237,13 +238,13 @@ class _RandomBatches:
         """The inputs and labels of a step, given as an int tensor."""
         x = tf.random.stateless_normal(
             self._input_shape,
-            stateless_seed("metainit", self._seed, 0, step),
+            stateless_seed("metainit", self._seed, 0, step=step),
             dtype=self._dtype,
             alg=ALGORITHM,
         )
         y = tf.random.stateless_uniform(
             self._label_shape,
-            stateless_seed("metainit", self._seed, 1, step),
+            stateless_seed("metainit", self._seed, 1, step=step),
             maxval=self._classes,
             dtype=tf.int32,
             alg=ALGORITHM,

@@ -53,7 +53,7 @@ def prune_once(
             f"Model {model.name!r} has no sparse kernel to prune. Make it sparse "
             "first: rigl_keras.sparsify(model, sparsity=0)."
         )
-    states = _states(model, kernels, pruner, data)
+    states = _states(model, kernels, pruner, data=data)
     # As the schedules of pruning do, in float32 arithmetic.
     masks = pruner.new_masks(states, tf.constant(sparsity, tf.float32))
     set_masks(
@@ -72,13 +72,13 @@ def _checked_pruner(criterion: str | Pruner, ranking: str) -> Pruner:
 
 
 def _states(
-    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, data: Any
+    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, *, data: Any
 ) -> list[KernelState]:
     """What the criterion ranks the kernels by."""
     gradients: Sequence[Any] = [None] * len(kernels)
     products: Sequence[Any] = gradients
     if pruner.needs_gradient or pruner.needs_hessian_gradient:
-        gradients, products = _derivatives(model, kernels, pruner, data)
+        gradients, products = _derivatives(model, kernels, pruner, data=data)
     states = [
         KernelState(
             weights=kernel.weights(),
@@ -93,7 +93,7 @@ def _states(
 
 
 def _derivatives(
-    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, data: Any
+    model: Any, kernels: Sequence[TrainedKernel], pruner: Pruner, *, data: Any
 ) -> tuple[Sequence[tf.Tensor], Sequence[tf.Tensor | None]]:
     """The gradients of the kernels, and where needed the Hessian's products with it."""
     if data is None:

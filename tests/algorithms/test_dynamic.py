@@ -232,7 +232,7 @@ def test_set_update_in_fit_drops_the_smallest_and_grows_by_the_named_draw():
         samples=16,
     )
     for index, (path, after) in enumerate(rigl_keras.get_masks(model).items()):
-        seed = stateless_seed("set", 5, index, 2)
+        seed = stateless_seed("set", 5, index, step=2)
         draw = tf.random.stateless_uniform(
             after.shape, seed, None, None, tf.int32, alg=ALGORITHM
         )

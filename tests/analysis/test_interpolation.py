@@ -381,8 +381,8 @@ def test_the_band_is_students():
 def test_figures_are_written(log, tmp_path):
     losses = np.exp(-COEFFICIENTS)
     values = {"train_loss": losses, "test_loss": losses, "test_accuracy": losses / 2}
-    one(COEFFICIENTS, values, tmp_path / "one.png", log)
+    one(COEFFICIENTS, values, tmp_path / "one.png", log=log)
     groups = {"a": np.stack([losses, 2 * losses]), "b": losses[np.newaxis]}
-    several(COEFFICIENTS, groups, tmp_path / "several.png", log)
+    several(COEFFICIENTS, groups, tmp_path / "several.png", log=log)
     for name in ("one.png", "several.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

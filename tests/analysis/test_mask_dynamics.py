@@ -215,9 +215,9 @@ def recorded_curves(monkeypatch):
     drawn = []
     curve = figures.style.curve
 
-    def record(axis, x, values, label, index):
+    def record(axis, x, values, *, label, index):
         drawn.append((label, np.asarray(x), np.asarray(values)))
-        curve(axis, x, values, label, index)
+        curve(axis, x, values, label=label, index=index)
 
     monkeypatch.setattr(figures.style, "curve", record)
     return drawn

@@ -283,7 +283,7 @@ def test_fans_in_are_uneven_and_the_best_served_unit_is_random(seed):
 def test_sampling_weights_are_a_geometric_progression_from_1_to_100():
     # So few connections of so many that none is in the way of another.
     units, inputs, share = 5, 40_000, 0.01
-    mask = module._uneven_mask((inputs, units), (1,), 1 - share, 3, 0)
+    mask = module._uneven_mask((inputs, units), (1,), 1 - share, seed=3, index=0)
     expected = np.geomspace(1, 100, units)
     expected *= share * inputs * units / expected.sum()
     np.testing.assert_allclose(np.sort(mask.sum(0)), expected, rtol=0.25, atol=10)
@@ -315,9 +315,9 @@ def test_figure(tmp_path, monkeypatch):
     drawn = []
     curve = signals._curve
 
-    def record(axis, density, std, label, index):
+    def record(axis, density, std, *, label, index):
         drawn.append((label, std))
-        curve(axis, density, std, label, index)
+        curve(axis, density, std, label=label, index=index)
 
     monkeypatch.setattr(signals, "_curve", record)
     path = tmp_path / "figure.png"

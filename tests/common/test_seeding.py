@@ -23,7 +23,7 @@ def test_parts_of_a_name_do_not_run_together():
 
 
 def test_step_may_be_a_tensor_in_a_graph():
-    traced = tf.function(lambda step: stateless_seed("grow", 3, 2, step))
+    traced = tf.function(lambda step: stateless_seed("grow", 3, 2, step=step))
     for dtype in (tf.int32, tf.int64):
         seed = traced(tf.constant(17, dtype))
         assert seed.dtype == tf.int64 and seed.shape == [2]

@@ -27,11 +27,11 @@ def photo(height, width, channels=3):
 
 
 def seeds(number):
-    return lambda draw: stateless_seed("augmentation", 0, draw, number)
+    return lambda draw: stateless_seed("augmentation", 0, draw, step=number)
 
 
 def make(name, image_shape, image_size=None, set_name="any"):
-    return preprocessing.make(name, set_name, image_shape, image_size)
+    return preprocessing.make(name, set_name, image_shape, image_size=image_size)
 
 
 def pixels_of(normalized, mean=MEAN, deviation=DEVIATION):

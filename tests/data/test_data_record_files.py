@@ -96,7 +96,11 @@ def test_a_shuffled_stream_is_one_of_permutations_read_from_anywhere(
     n = cuts[1] - cuts[0]
 
     def read(start, stop):
-        return numbers(record_files.shuffled(pieces, start, stop, window, seed, worker))
+        return numbers(
+            record_files.shuffled(
+                pieces, start, stop, window=window, seed=seed, worker=worker
+            )
+        )
 
     stop = start + length
     stream = read(0, stop)
@@ -123,7 +127,11 @@ def test_files_are_shuffled_and_so_are_the_records_of_a_window(files):
     first_files, descents = set(), 0
     for seed in range(30):
         read = np.array(
-            numbers(record_files.shuffled(whole(files), 0, 28, 28, seed, 0))
+            numbers(
+                record_files.shuffled(
+                    whole(files), 0, 28, window=28, seed=seed, worker=0
+                )
+            )
         )
         first_files.add(owner[read[0]])
         descents += sum((np.diff(read[owner[read] == i]) < 0).sum() for i in range(7))
@@ -137,7 +145,9 @@ def test_files_are_shuffled_and_so_are_the_records_of_a_window(files):
 def test_every_window_is_shuffled_in_a_way_of_its_own(files):
     # One file of 7 records: two whole windows of 3 and a part of one in an epoch.
     pieces = [Piece(files[2], 0, 7)]
-    stream = np.array(numbers(record_files.shuffled(pieces, 0, 7 * 300, 3, 0, 0)))
+    stream = np.array(
+        numbers(record_files.shuffled(pieces, 0, 7 * 300, window=3, seed=0, worker=0))
+    )
     windows = stream.reshape(300, 7)[:, :6].reshape(600, 3)
     assert set(windows[::2].ravel()) == {6, 7, 8}
     orders, counts = np.unique(windows.argsort(axis=1), axis=0, return_counts=True)
@@ -150,5 +160,9 @@ def test_the_order_does_not_depend_on_the_global_seed(files):
     read = []
     for seed in (1, 2):
         tf.random.set_seed(seed)
-        read.append(numbers(record_files.shuffled(whole(files), 3, 60, 4, 0, 0)))
+        read.append(
+            numbers(
+                record_files.shuffled(whole(files), 3, 60, window=4, seed=0, worker=0)
+            )
+        )
     assert read[0] == read[1]

@@ -138,7 +138,9 @@ def test_an_example_is_augmented_by_its_place_in_the_stream(images):
 
 
 def test_no_two_examples_of_a_run_share_their_draws(tfds_dir):
-    source = tfds_sets.find("tiny_numbers", tfds_dir, False, "train", None)
+    source = tfds_sets.find(
+        "tiny_numbers", tfds_dir, False, train_split="train", test_split=None
+    )
     places = data.StreamedImages(source, Places(NUMBERED_SHAPE, (1, 1, 1)))
     shares = [
         np.array([x for x, _ in arrays(places.train_batches(12, 2, 5, 0, worker, 3))])

@@ -48,7 +48,7 @@ def records(name, values):
 
 def test_a_band_is_the_mean_and_the_deviation(tmp_path, drawn):
     with style.figure(tmp_path / "a.png") as [axis]:
-        style.curve(axis, [0, 1], [[1.0, 2.0], [3.0, 6.0]], "runs", 0)
+        style.curve(axis, [0, 1], [[1.0, 2.0], [3.0, 6.0]], label="runs", index=0)
     [line] = axis.get_lines()
     assert line.get_ydata().tolist() == [2.0, 4.0]
     band = axis.collections[0].get_paths()[0].vertices
@@ -57,7 +57,7 @@ def test_a_band_is_the_mean_and_the_deviation(tmp_path, drawn):
 
 def test_on_a_logarithmic_scale_mean_and_band_are_geometric(tmp_path, drawn):
     with style.figure(tmp_path / "a.png") as [axis]:
-        style.curve(axis, [0], [[1.0], [100.0]], "runs", 0, log=True)
+        style.curve(axis, [0], [[1.0], [100.0]], label="runs", index=0, log=True)
     assert axis.get_lines()[0].get_ydata() == pytest.approx([10.0])
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((1.0, 100.0))

@@ -110,7 +110,7 @@ BATCH = (np.ones((2, 6), np.float32), np.ones((2, 3), np.float32))
 def make_updater(**options):
     config = algorithm.MaskUpdaterConfig(**options)
     model = tiny.sparsify(tiny.mlp())
-    return algorithm.make_mask_updater(config, model, lambda: BATCH, SEEDS)
+    return algorithm.make_mask_updater(config, model, lambda: BATCH, seeds=SEEDS)
 
 
 @pytest.mark.parametrize("name", mask_updaters.ALGORITHMS)
@@ -192,12 +192,15 @@ def test_mask_updates_that_make_no_sense_are_refused(options, setting):
 def test_an_algorithm_without_masks_is_refused(name):
     config = algorithm.MaskUpdaterConfig(update_alg=name)
     with pytest.raises(ValueError, match=r"masks\.sparsity"):
-        algorithm.make_mask_updater(config, tiny.mlp(), lambda: BATCH, SEEDS)
+        algorithm.make_mask_updater(config, tiny.mlp(), lambda: BATCH, seeds=SEEDS)
 
 
 def test_a_dense_network_needs_no_callback():
     config = algorithm.MaskUpdaterConfig()
-    assert algorithm.make_mask_updater(config, tiny.mlp(), lambda: BATCH, SEEDS) is None
+    assert (
+        algorithm.make_mask_updater(config, tiny.mlp(), lambda: BATCH, seeds=SEEDS)
+        is None
+    )
 
 
 PRUNERS = {

@@ -162,7 +162,7 @@ def recorded(folder, updater, model, checkpoints, data):
     """Trains 4 steps with a recorder; returns what an observer saw."""
     writer = tf.summary.create_file_writer(str(folder))
     around, meter = Around(), FlowMeter(model, data)
-    recorder = MaskUpdateRecorder(folder, checkpoints, meter, writer)
+    recorder = MaskUpdateRecorder(folder, checkpoints, meter, writer=writer)
     tiny.fit(model, updater, recorder, around)
     writer.close()
     return around.variables

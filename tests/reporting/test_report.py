@@ -238,7 +238,9 @@ def test_each_experiment_is_in_one_of_the_figures(tmp_path):
     groups = {f"group {number}": [] for number in range(23)}
     path = str(tmp_path / "curves")
     sections = list(
-        figures._parts("Curves", "Text.", lambda *a: drawn.append(a), groups, path)
+        figures._parts(
+            "Curves", "Text.", lambda *a: drawn.append(a), groups=groups, path=path
+        )
     )
     assert [label for part, _ in drawn for label in part] == list(groups)
     assert max(len(part) for part, _ in drawn) <= 10

@@ -132,7 +132,8 @@ def _bindable(configurable):
     found = []
     for parameter in parameters(gin.get_configurable(configurable)):
         with contextlib.suppress(ValueError), gin.unlock_config():
-            gin.bind_parameter(f"{configurable}.{parameter.partition('=')[0]}", None)
+            name = parameter.removeprefix("*, ").partition("=")[0]
+            gin.bind_parameter(f"{configurable}.{name}", None)
             found.append(parameter)
     gin.clear_config()
     return found

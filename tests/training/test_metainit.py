@@ -35,13 +35,13 @@ def small(sparsity=0.4, scale=1.0, dtype="float64", **options):
 def draw(step, seed):
     x = tf.random.stateless_normal(
         (BATCH, LENGTH, 1),
-        stateless_seed("metainit", seed, 0, step),
+        stateless_seed("metainit", seed, 0, step=step),
         dtype=tf.float64,
         alg=ALGORITHM,
     )
     y = tf.random.stateless_uniform(
         (BATCH,),
-        stateless_seed("metainit", seed, 1, step),
+        stateless_seed("metainit", seed, 1, step=step),
         maxval=CLASSES,
         dtype=tf.int32,
         alg=ALGORITHM,
