@@ -186,6 +186,7 @@ def test_constant_sparsity_refuses(options, message):
         schedules.constant_sparsity(**{**good, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", [None, "1"])
 def test_the_environment_and_keras_stay_as_they_were(switch):
     """TFMOT, from which the schedules are, switches Keras 2 on when it is imported."""

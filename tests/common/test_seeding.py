@@ -2,6 +2,7 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 import tensorflow as tf
 
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
@@ -30,6 +31,7 @@ def test_step_may_be_a_tensor_in_a_graph():
         assert tuple(seed.numpy()) == values("grow", 3, 2, 17)
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_in_another_process():
     program = (
         "from rigl_keras.common.seeding import stateless_seed;"

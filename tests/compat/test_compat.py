@@ -17,6 +17,7 @@ def test_keras_version_is_that_of_the_keras_in_use():
     assert compat.keras_version() == importlib.metadata.version(package)
 
 
+@pytest.mark.slow
 def test_another_backend_is_refused_at_import():
     if not tiny.IS_KERAS_3:
         pytest.skip("Keras 2 knows no other backend")

@@ -337,6 +337,7 @@ def test_two_kernels_of_one_path_are_refused_by_name():
         rigl_keras.sparsify(model)
 
 
+@pytest.mark.slow
 def test_a_stripped_model_loads_without_this_package(tmp_path):
     sparse = tiny.sparsify(image_net(), 0.8)
     plain = rigl_keras.strip(sparse)

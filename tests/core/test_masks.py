@@ -6,7 +6,7 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import SET, RigL, Sparse, Static
+from rigl_keras import RigL, Sparse, Static
 from rigl_keras.core.masks import MaskConstraint
 
 LAYERS = keras.layers
@@ -59,8 +59,7 @@ ON_REQUEST = [
 
 
 @pytest.mark.parametrize(("make", "pattern", "kernel"), ON_REQUEST)
-@pytest.mark.parametrize("callback", [RigL, SET])
-def test_other_weights_are_sparse_on_request(tmp_path, callback, make, pattern, kernel):
+def test_other_weights_are_sparse_on_request(tmp_path, make, pattern, kernel):
     alone = set(rigl_keras.get_masks(tiny.sparsify(make())))
     assert alone == {kernel, "out/kernel"}
     model = tiny.compiled(
@@ -72,7 +71,7 @@ def test_other_weights_are_sparse_on_request(tmp_path, callback, make, pattern, 
     x, y = tiny.batch(model, 16), tiny.integers((16, 3))
     changes = tiny.UpdateSteps()
     check = tiny.EveryStep(tiny.assert_zero_off_masks)
-    callbacks = [tiny.forever(callback, kernels=path), check, changes]
+    callbacks = [tiny.forever(RigL, kernels=path), check, changes]
     model.fit(x, y, batch_size=4, verbose=0, callbacks=callbacks)
     assert changes.steps and tiny.counts(model) == counts
     file = str(tmp_path / "model.keras")
@@ -187,6 +186,7 @@ def test_lora_beside_sparse_kernels():
     tiny.assert_zero_off_masks(model)
 
 
+@pytest.mark.slow
 @KERAS_3_ALONE
 def test_quantised_kernels_are_refused():
     model = tiny.sparse_mlp()

@@ -20,6 +20,21 @@ INTEGERS = ("int8", "int16", "int32", "int64")
 MODES = ("eager", "graph", "compiled")
 
 
+def modes_and_types(types):
+    """Every type in every mode; in the default tier graphs of the usual ones alone."""
+    return [
+        pytest.param(
+            mode,
+            dtype,
+            marks=pytest.mark.release
+            if mode != "eager" and dtype not in ("bfloat16", "float32", "int32")
+            else (),
+        )
+        for mode in MODES
+        for dtype in types
+    ]
+
+
 @functools.cache
 def in_mode(mode, function=selection.top_k_mask):
     if mode == "eager":
@@ -81,8 +96,7 @@ def score_arrays(draw, dtype):
     return array.view(numpy_dtype)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
+@pytest.mark.parametrize(("mode", "dtype"), modes_and_types(FLOATS + INTEGERS))
 @hypothesis.given(data=st.data(), k=st.integers(-2, SIZE + 2))
 def test_matches_a_stable_sort(mode, dtype, data, k):
     scores = data.draw(score_arrays(dtype))
@@ -106,8 +120,7 @@ def test_matches_argsort_on_a_large_tensor(mode):
     np.testing.assert_array_equal(mask, expected.reshape(scores.shape))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("mode", "dtype"), modes_and_types(FLOATS))
 def test_subnormal_scores_keep_their_order(mode, dtype):
     numpy_dtype = np.dtype(tf.as_dtype(dtype).as_numpy_dtype)
     # Every pattern below 100 is subnormal in all four types; enough for all threads.

@@ -90,6 +90,7 @@ def state_of(model):
     return [tf.identity(tiny.raw(v)).numpy() for v in variables]
 
 
+@pytest.mark.slow
 def test_it_leaves_no_trace_in_the_model():
     model = noisy_model()
     tiny.fit(model, rigl_keras.Static())

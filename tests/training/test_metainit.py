@@ -139,8 +139,9 @@ def test_regularisers_do_not_count():
     np.testing.assert_array_equal(plain, penalised)
 
 
+@pytest.mark.slow
 @pytest.mark.one_keras
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.floats(0.1, 0.75), st.integers(0, 99), st.floats(0, 0.3), st.integers(2, 3))
 def test_only_norms_change_and_masked_weights_stay_zero(sparsity, seed, rate, rank):
     model = small(sparsity, dtype="float32")
@@ -171,6 +172,7 @@ def image_model(*last):
     return keras.Sequential(layers)
 
 
+@pytest.mark.slow
 @pytest.mark.one_keras
 def test_the_quotient_of_badly_scaled_kernels_falls():
     model = tiny.sparsify(image_model(), 0.5)
@@ -188,7 +190,7 @@ def test_the_quotient_of_badly_scaled_kernels_falls():
 
 
 @pytest.mark.one_keras
-@pytest.mark.parametrize("repeat", range(4))
+@pytest.mark.parametrize("repeat", range(2))
 def test_the_graph_of_convolutions_with_biases_runs(repeat):
     # One graph of all derivatives failed at about every third model.
     quotients = meta_init(image_model(), steps=1, batch_size=8)
