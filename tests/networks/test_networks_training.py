@@ -94,7 +94,15 @@ def test_weight_decay_adds_the_squares_of_kernels_that_are_not_depthwise(name):
     assert small(name).losses == []
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("resnet50", marks=pytest.mark.release),
+        pytest.param("mobilenet_v1", marks=pytest.mark.release),
+        "vgg16",
+        "wide_resnet",
+    ],
+)
 def test_one_sparse_step_moves_active_weights_alone(name):
     model = rigl_keras.sparsify(small(name), 0.5, verbose=False)
     # Depthwise kernels stay dense.
