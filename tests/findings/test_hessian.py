@@ -50,7 +50,7 @@ def exact(folder, number, examples=50):
     return np.linalg.eigvalsh(np.asarray(hessian.hessian(model, batch), float))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_exact_spectra_before_and_after_an_update(folder, capsys):
     spectra(folder, *EXACT, "hessian.ckpt_ids = [-7, -8]").compute()
     for number in (-7, -8):

@@ -192,7 +192,7 @@ def runs(request, tmp_path_factory):
     return folder, {name: (files[name][1], done[name]) for name in files}, request.param
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_originals_configurations_run_as_they_are_written(runs):
     folder, results, network = runs
     for name, (active, result) in results.items():
@@ -214,7 +214,7 @@ def biases_of(logdir):
     return {path: value.size for path, value in values.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_tickets_and_scratch_runs_have_the_masks_of_the_pruned_one(runs):
     from rigl_keras.program.checkpoints import SavedModel
 
@@ -235,7 +235,7 @@ def test_tickets_and_scratch_runs_have_the_masks_of_the_pruned_one(runs):
                 assert (begin[kernel] == first[kernel] * pruned[path]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_the_files_do_is_what_they_are_named_for(runs):
     folder, results, network = runs
     methods = {name: result["method"] for name, (_, result) in results.items()}

@@ -39,8 +39,10 @@ METHODS = {
 
 def marked(method):
     in_both = {"pruning", "rigl, skipping", "magnitude, then set"}
-    mark = pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras
-    return pytest.param(method, marks=mark)
+    marks = [pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras]
+    if method in ("snfs", "global pruning"):  # as others, but for what ranks
+        marks.append(pytest.mark.release)
+    return pytest.param(method, marks=marks)
 
 
 class BrokenOffError(Exception):

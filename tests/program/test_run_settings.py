@@ -32,7 +32,11 @@ def assert_zero_off_the_masks(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "jit_compile"), [("mixed_bfloat16", True), ("mixed_float16", False)]
+    ("precision", "jit_compile"),
+    [
+        pytest.param("mixed_bfloat16", True, marks=pytest.mark.release),
+        ("mixed_float16", False),
+    ],
 )
 def test_a_run_in_half_precision(precision, jit_compile, tmp_path):
     bindings = [

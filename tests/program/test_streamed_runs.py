@@ -8,7 +8,7 @@ import small_runs
 from rigl_keras.findings import comparisons
 from rigl_keras.program.saved_runs import SavedRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.one_keras]
+pytestmark = [pytest.mark.release, pytest.mark.one_keras]
 
 STEPS = small_runs.STEPS
 NETWORK = [

@@ -128,7 +128,7 @@ def test_a_finished_run_says_so_and_changes_nothing(finished):
 
 
 @pytest.mark.one_keras
-@pytest.mark.slow
+@pytest.mark.release
 def test_other_settings_in_the_same_folder_are_refused(finished):
     other = run(finished, *SMALL, "masks.sparsity=0.5")
     assert other.returncode != 0
@@ -138,7 +138,7 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
     assert "init_seed = 1" in other.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
     logdir = tmp_path / "run"
     for after in (10, 30):  # Killed twice, and once more with a broken checkpoint.
@@ -169,7 +169,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, tmp_path):
 
 
 @pytest.mark.one_keras
-@pytest.mark.slow
+@pytest.mark.release
 def test_hessian_spectra_of_a_run(finished):
     # The original's command repeats the network's settings; here that changes nothing.
     mode = ["--mode=hessian", f"--preload_gin_config={finished}/operative_config.gin"]
@@ -206,10 +206,15 @@ def wait_for(path, process):
     ("bindings", "config", "flags", "message"),
     [
         (["training.total_stepz=3"], "digits/rigl.gin", [], "total_stepz"),
-        ([], "digits/no_such.gin", [], "no_such.gin"),
-        ([], "digits/rigl.gin", ["--logdirr=3"], "logdirr"),
-        (["masks.sparsity=1.5"], "digits/rigl.gin", [], "1.5"),
-        ([], "mnist/hessian.gin", ["--mode=hessian"], "holds no run.json"),
+        *(
+            pytest.param(*case, marks=pytest.mark.release)
+            for case in (
+                ([], "digits/no_such.gin", [], "no_such.gin"),
+                ([], "digits/rigl.gin", ["--logdirr=3"], "logdirr"),
+                (["masks.sparsity=1.5"], "digits/rigl.gin", [], "1.5"),
+                ([], "mnist/hessian.gin", ["--mode=hessian"], "holds no run.json"),
+            )
+        ),
     ],
 )
 def test_a_wrong_command_is_one_line_and_writes_nothing(

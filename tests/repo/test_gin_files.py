@@ -72,6 +72,19 @@ def is_large(file):
     return not file.startswith(("mnist", "digits"))
 
 
+def marked(files):
+    """Of large networks, which take seconds to build, the default tier has RigL's."""
+    return [
+        pytest.param(
+            file,
+            marks=pytest.mark.release
+            if is_large(file) and Path(file).stem != "rigl"
+            else (),
+        )
+        for file in files
+    ]
+
+
 def header(file):
     """The comment that a file begins with, by label."""
     text = (Path(GIN_FOLDER) / file).read_text().split("\n\n")[0]
@@ -119,7 +132,7 @@ def pruned(tmp_path_factory):
     return root, masks
 
 
-@pytest.mark.parametrize("file", RUNS)
+@pytest.mark.parametrize("file", marked(RUNS))
 def test_a_file_describes_what_its_name_says(file, pruned, monkeypatch):
     monkeypatch.chdir(pruned[0])
     files, seed = command(file)
@@ -145,7 +158,7 @@ def test_what_begins_from_a_pruned_run_has_its_masks(name, pruned, monkeypatch):
     tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1]["mnist"])
 
 
-@pytest.mark.parametrize("file", OVERLAYS)
+@pytest.mark.parametrize("file", marked(OVERLAYS))
 @pytest.mark.parametrize("name", ["set", "rigl"])
 def test_a_second_file_changes_the_masks_only(file, name, pruned, monkeypatch):
     monkeypatch.chdir(pruned[0])
@@ -158,7 +171,7 @@ def test_a_second_file_changes_the_masks_only(file, name, pruned, monkeypatch):
     tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1][folder])
 
 
-@pytest.mark.parametrize("file", INITS)
+@pytest.mark.parametrize("file", marked(INITS))
 def test_a_second_file_changes_the_initial_weights_only(file):
     files, seed = command(file)
     assert files[1] == file

@@ -42,7 +42,11 @@ def check_invariants(model, counts):
     ("callback", "optimizer"),
     [
         (RigL, lambda: OPTIMIZERS.Adam(0.01, global_clipnorm=0.5)),
-        (SET, lambda: OPTIMIZERS.SGD(0.05, momentum=0.9)),
+        pytest.param(
+            SET,
+            lambda: OPTIMIZERS.SGD(0.05, momentum=0.9),
+            marks=pytest.mark.release,
+        ),
         (SNFS, lambda: OPTIMIZERS.AdamW(0.01, use_ema=True)),
     ],
 )
@@ -65,7 +69,7 @@ def test_weights_and_slots_off_the_masks_stay_0_at_every_step(callback, optimize
     [
         (RigL, {}),
         (SET, {"steps_per_execution": 2}),
-        (RigL, {"jit_compile": True}),
+        pytest.param(RigL, {"jit_compile": True}, marks=pytest.mark.release),
         (SNFS, {"run_eagerly": True}),
     ],
 )
@@ -88,6 +92,7 @@ def test_masks_by_grow_data_are_those_of_a_copy():
     tiny.assert_same_masks(rigl_keras.get_masks(model), rigl_keras.get_masks(sparse))
 
 
+@pytest.mark.release
 def test_masks_on_two_replicas_are_those_on_one_device():
     theirs()
     one = pruned_mlp()
