@@ -324,7 +324,7 @@ class Run:
     def _method(self):
         if self._one_shot is not None and not self._updater_config.evolves:
             return type(self._one_shot).__name__
-        return "Dense" if self._updater is None else type(self._updater).__name__
+        return "Dense" if self._updater is None else self._updater.method
 
 
 def _lines(description):

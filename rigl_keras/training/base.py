@@ -50,6 +50,11 @@ class SparseTraining(keras.callbacks.Callback):
         self._steps_per_execution = 1
 
     @property
+    def method(self) -> str:
+        """What results and warnings call this training, such as "RigL"."""
+        return type(self).__name__
+
+    @property
     def logs(self) -> dict[str, float]:
         """What this training logs, such as "sparsity", as a dict of floats."""
         return {} if self._session is None else dict(self._session.logs)
@@ -205,7 +210,7 @@ class SparseTraining(keras.callbacks.Callback):
             raise ValueError(
                 "Expected a call of the training step to apply gradients "
                 f"{self._steps_per_execution} times at most, but the first one applied "
-                f"them {batches} times, so that {type(self).__name__} would update "
+                f"them {batches} times, so that {self.method} would update "
                 "masks too late. Apply them once for each batch; or train in a loop of "
                 f"your own, inside attached(..., steps_per_run={batches})."
             )
@@ -238,7 +243,7 @@ class SparseTraining(keras.callbacks.Callback):
         problem = self.attachment.update(step, fraction)
         if problem is not None:
             warnings.warn(
-                f"{type(self).__name__}: no mask update at step {step}: {problem}.",
+                f"{self.method}: no mask update at step {step}: {problem}.",
                 stacklevel=2,
             )
             return False

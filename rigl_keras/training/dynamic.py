@@ -113,11 +113,17 @@ class MaskUpdates(SparseTraining):
         self._is_beginning = True
         if self.attachment.sparsity() == 0:
             warnings.warn(
-                f"{type(self).__name__}: the masks exclude no weight, so the model "
+                f"{self.method}: the masks exclude no weight, so the model "
                 "trains densely. Give it sparse ones first, with sparsify(sparsity=...)"
                 ", prune_once or set_masks.",
                 stacklevel=2,
             )
+
+    @property
+    def method(self) -> str:
+        """The algorithm's name, or that of a callback of one's own."""
+        is_own = type(self) is not MaskUpdates
+        return type(self if is_own else self.algorithm).__name__
 
     @property
     def _log_name(self) -> str:
@@ -213,7 +219,7 @@ class MaskUpdates(SparseTraining):
             known["highest learning rate"] = hook.highest_learning_rate
         if known and not any(np.any(variable.numpy()) for variable in known.values()):
             warnings.warn(
-                f"{type(self).__name__}: training goes on in epoch {epoch + 1} without "
+                f"{self.method}: training goes on in epoch {epoch + 1} without "
                 f"what the callback knew before: {sorted(known)}. To keep it, call "
                 "`prepare(model)` and put the callback's `state` into a "
                 "tf.train.Checkpoint beside model and optimizer.",
@@ -270,7 +276,7 @@ class MaskUpdates(SparseTraining):
         missing = set(self.attachment.kernels_without_gradient)
         if missing - self._known_missing:
             warnings.warn(
-                f"{type(self).__name__}: the loss does not depend on "
+                f"{self.method}: the loss does not depend on "
                 f"{sorted(missing)}; their masks are not updated.",
                 stacklevel=2,
             )

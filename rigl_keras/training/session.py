@@ -28,6 +28,10 @@ class Member(Protocol):
 
     attachment: Any
 
+    @property
+    def method(self) -> str:
+        """What errors call it, such as "RigL"."""
+
     def before_steps(self) -> None:
         """Called before the training step, or the steps of an execution."""
 
@@ -268,7 +272,7 @@ class FitSession(Session):
         return self.model.train_function(iterator)
 
     def _end_left_behind(self) -> None:
-        names = [type(member).__name__ for member in self._members]
+        names = [member.method for member in self._members]
         warnings.warn(
             f"{', '.join(names)}: its training broke off and another has begun "
             "without it, so it no longer takes part.",
@@ -287,9 +291,9 @@ def _check_kernels_differ(member: Member, other: Member) -> None:
     both = set(member.attachment.paths) & set(other.attachment.paths)
     if both:
         raise ValueError(
-            f"Two callbacks, {type(member).__name__} and {type(other).__name__}, would "
-            f"train the same sparse kernels {sorted(both)}. Use one of them, or give "
-            "each its own by `kernels=`, such as kernels='conv*'."
+            f"Two callbacks, {member.method} and {other.method}, would train the same "
+            f"sparse kernels {sorted(both)}. Use one of them, or give each its own by "
+            "`kernels=`, such as kernels='conv*'."
         )
 
 
