@@ -270,6 +270,7 @@ def sparse_lenet5():
     return model, (images, random.randint(0, 10, 64))
 
 
+@pytest.mark.slow
 def test_lanczos_agrees_with_the_exact_spectrum_on_sparse_lenet5():
     model, data = sparse_lenet5()
     exact = hessian.eigenvalues(hessian.hessian(model, data, rows_at_once=20))

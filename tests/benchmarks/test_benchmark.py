@@ -144,6 +144,7 @@ def test_memory_is_that_of_all_variables_and_allocations():
     assert footprint._allocated() - allocated >= array.nbytes and len(kept) == 2
 
 
+@pytest.mark.release
 def test_masks_cost_a_byte_a_weight_and_rigl_four_more():
     memory = {
         name: footprint.measure_memory(name, width=16, batch_size=10, steps=36)

@@ -78,6 +78,7 @@ def test_interleaved_files_are_read_in_turns_and_each_record_once(files):
     assert numbers(record_files.interleaved(whole(files))) == read
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     cuts=st.tuples(st.integers(0, 27), st.integers(1, 28)).filter(
@@ -122,6 +123,7 @@ def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     assert len(set(orders)) == 8
 
 
+@pytest.mark.slow
 def test_files_are_shuffled_and_so_are_the_records_of_a_window(files):
     owner = np.repeat(np.arange(7), SIZES)
     first_files, descents = set(), 0

@@ -272,7 +272,11 @@ def test_the_reference_gradient_is_the_models(digits, weight_decay):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("callback", "sign"), [(rigl_keras.RigL, 1), (rigl_keras.RigLInverted, -1)]
+    ("callback", "sign"),
+    [
+        (rigl_keras.RigL, 1),
+        pytest.param(rigl_keras.RigLInverted, -1, marks=pytest.mark.release),
+    ],
 )
 def test_updates_of_a_training_are_the_originals(digits, callback, sign):
     x, y = grow_batch(digits)

@@ -40,7 +40,8 @@ METHODS = {
 def marked(method):
     in_both = {"pruning", "rigl, skipping", "magnitude, then set"}
     marks = [pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras]
-    if method in ("snfs", "global pruning"):  # as others, but for what ranks
+    # As others, but for what ranks; or trained in a test of its own.
+    if method in ("snfs", "global pruning", "snip, gradient penalty"):
         marks.append(pytest.mark.release)
     return pytest.param(method, marks=marks)
 

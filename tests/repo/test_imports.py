@@ -171,6 +171,7 @@ def test_checker_sees_every_form_of_import(statement, expected):
     assert own_modules(names, modules) == expected
 
 
+@pytest.mark.slow
 def test_importing_the_library_loads_no_heavy_library():
     # Keras 3 itself loads matplotlib and sklearn where they are installed.
     program = """

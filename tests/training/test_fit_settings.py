@@ -123,6 +123,7 @@ def half_rigl():
     return RigL(update_freq=2, drop_fraction=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "first"),
     [(half_rigl, "backup"), (half_rigl, "ours"), (gradual_pruning, "backup")],
@@ -305,6 +306,7 @@ def test_a_training_that_begins_with_an_overflow(callback):
 # From a dense model
 
 
+@pytest.mark.slow
 def test_fine_tuning_a_trained_dense_model():
     """The largest weights stay, and training recovers what the others were worth."""
     dense = tiny.compiled(plain_net(), OPTIMIZERS.Adam(0.01), loss=cross_entropy())

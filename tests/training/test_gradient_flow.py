@@ -181,7 +181,13 @@ def updaters():
     }
 
 
-@pytest.mark.parametrize("name", ["rigl", "pruning", "static"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rigl",
+        *(pytest.param(n, marks=pytest.mark.release) for n in ("pruning", "static")),
+    ],
+)
 def test_training_goes_on_as_without_it(name):
     without, watched = noisy_model(), noisy_model()
     x, y = tiny.data(16)

@@ -172,7 +172,7 @@ def image_model(*last):
     return keras.Sequential(layers)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.one_keras
 def test_the_quotient_of_badly_scaled_kernels_falls():
     model = tiny.sparsify(image_model(), 0.5)
