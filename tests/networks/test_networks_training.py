@@ -38,7 +38,16 @@ def test_kernels_start_as_truncated_normals_for_their_fan_in(name):
 
 
 @pytest.mark.one_keras
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vgg16", "mobilenet_v1"),
+        *(
+            pytest.param(name, marks=pytest.mark.release)
+            for name in ("resnet50", "wide_resnet")
+        ),
+    ],
+)
 def test_kernels_share_no_draw_and_one_seed_gives_the_same(name):
     first, again, other = (kernels(small(name, seed=seed)) for seed in (3, 3, 4))
     drawn = {}
