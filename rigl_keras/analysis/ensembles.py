@@ -96,7 +96,7 @@ def similarity(
     if reference is None:
         return found
     reference = _checked_reference(reference, probabilities.shape[1:])
-    compared = _divergences((each, reference) for each in probabilities)
+    compared = _divergences((probability, reference) for probability in probabilities)
     names = ("reference_disagreement", "reference_kl", "reference_jsd")
     return dataclasses.replace(found, **dict(zip(names, compared, strict=True)))
 

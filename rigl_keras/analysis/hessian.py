@@ -28,7 +28,7 @@ def active_indices(model, dense=False):
       `model.trainable_variables`: the active entries of masked kernels, and all of
       every other parameter.
     """
-    masks = {id(each.kernel): each.mask for each in sparse_kernels(model)}
+    masks = {id(kernel.kernel): kernel.mask for kernel in sparse_kernels(model)}
     is_active = [
         np.ones(variable.shape, bool).ravel()
         if dense or id(variable) not in masks
@@ -78,7 +78,7 @@ class LossHessian:
             )
         self._model = model
         self._variables = model.trainable_variables
-        self._sizes = [int(np.prod(each.shape)) for each in self._variables]
+        self._sizes = [int(np.prod(variable.shape)) for variable in self._variables]
         self._batches = list(_split(data, examples_at_once))
         # Autograph has nothing to convert here, and takes a second to find out.
         self._compiled = tf.function(self._batch_products, autograph=False)

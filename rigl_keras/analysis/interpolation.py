@@ -200,11 +200,11 @@ def trainable_variables(model):
     """
     paths = {id(weight): path for path, _, weight in kernels.named_weights(model)}
     trained = model.trainable_variables
-    variables = {paths[id(each)]: compat.raw(each) for each in trained}
+    variables = {paths[id(variable)]: compat.raw(variable) for variable in trained}
     if len(variables) < len(trained) or not variables:
         raise ValueError(
             f"Expected model {model.name!r} to have trainable variables of different "
-            f"paths, got {sorted(paths[id(each)] for each in trained)}. Build it, or "
+            f"paths, got {sorted(paths[id(one)] for one in trained)}. Build it, or "
             "give its layers different names."
         )
     return variables
@@ -246,7 +246,7 @@ def _checked_masks(masks, variables):
 def _unchanged(model):
     """Puts back what the block does to a model's parameters and forward state."""
     changing = [*model.trainable_variables, *compat.forward_state(model)]
-    before = [(compat.raw(each), compat.raw(each).numpy()) for each in changing]
+    before = [(compat.raw(one), compat.raw(one).numpy()) for one in changing]
     try:
         with compat.unchanged_trace_seeds(model):
             yield
@@ -263,33 +263,34 @@ def _evaluation(model):
         outputs = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=outputs)
         # Both Kerases add them.
-        loss -= sum(tf.cast(tf.reduce_sum(each), loss.dtype) for each in model.losses)
+        penalties = [tf.reduce_sum(penalty) for penalty in model.losses]
+        loss -= sum(tf.cast(penalty, loss.dtype) for penalty in penalties)
         size = tf.shape(y)[0]
-        found = {"size": size, "loss": loss * tf.cast(size, loss.dtype)}
+        of_batch = {"size": size, "loss": loss * tf.cast(size, loss.dtype)}
         if y.dtype.is_integer and len(y.shape) == len(outputs.shape) - 1:
             hits = tf.argmax(outputs, -1, output_type=tf.int64) == tf.cast(y, tf.int64)
             share = tf.reduce_mean(tf.cast(hits, loss.dtype))
-            found["accuracy"] = share * tf.cast(size, loss.dtype)
-        return found
+            of_batch["accuracy"] = share * tf.cast(size, loss.dtype)
+        return of_batch
 
     return sums
 
 
 def _means(name, batches, evaluate):
     """Means over the examples of a data set."""
-    found = [
+    by_batch = [
         {key: float(value) for key, value in evaluate(*_tensors(batch)).items()}
         for batch in batches
     ]
-    if not found:
+    if not by_batch:
         raise ValueError(
             f"Data set {name!r} is empty. Give batches that can be gone through once "
             "for every coefficient, such as a list; a generator cannot."
         )
-    size = sum(each["size"] for each in found)
+    size = sum(sums["size"] for sums in by_batch)
     return {
-        key: math.fsum(each[key] for each in found) / size
-        for key in found[0]
+        key: math.fsum(sums[key] for sums in by_batch) / size
+        for key in by_batch[0]
         if key != "size"
     }
 
@@ -329,8 +330,11 @@ def _batch_norm_averages(model, batches, is_wanted):
         for batch in batches:
             x, y = _tensors(batch)
             size = int(tf.shape(y)[0])
-            found = [each.numpy().astype(np.float64) for each in statistics(x)]
-            totals = [t + size * f for t, f in zip(totals, found, strict=True)]
+            of_batch = [value.numpy().astype(np.float64) for value in statistics(x)]
+            totals = [
+                total + size * value
+                for total, value in zip(totals, of_batch, strict=True)
+            ]
             examples += size
         if not examples:
             raise ValueError("`batch_norm_data` is empty. Give training batches.")

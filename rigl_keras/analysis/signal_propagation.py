@@ -116,7 +116,9 @@ def signal_propagation(
 
     Source: Evci et al. 2022, section 4 and Figure 1c.
     """
-    sparsities = [check_sparsity(each, "Each of `sparsities`") for each in sparsities]
+    sparsities = [
+        check_sparsity(sparsity, "Each of `sparsities`") for sparsity in sparsities
+    ]
     initializers = INITIALIZERS if initializers is None else dict(initializers)
     if not sparsities or not initializers:
         raise ValueError(

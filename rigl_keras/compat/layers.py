@@ -91,8 +91,8 @@ def _plain(shapes):
     if isinstance(shapes, dict):
         return {key: _plain(value) for key, value in shapes.items()}
     if isinstance(shapes, list | tuple):
-        is_shape = all(each is None or isinstance(each, int) for each in shapes)
-        return tuple(shapes) if is_shape else [_plain(each) for each in shapes]
+        is_shape = all(size is None or isinstance(size, int) for size in shapes)
+        return tuple(shapes) if is_shape else [_plain(shape) for shape in shapes]
     return shapes
 
 

@@ -76,8 +76,8 @@ def _copy_subclassed(model, convert):
     copy = copy_layer(model) if sparse is None else sparse.layer
     copy.build_from_config(compat.build_config(model))
     copy.built = True
-    paths = [each.path for each in kernels.find_maskable(model)]
-    if [each.path for each in kernels.find_maskable(copy)] != paths:
+    paths = [kernel.path for kernel in kernels.find_maskable(model)]
+    if [kernel.path for kernel in kernels.find_maskable(copy)] != paths:
         raise ValueError(
             f"A copy of {type(model).__name__} could not be built as the model was "
             f"itself: not all of {paths} came into being. Wrap the model as it is, "
@@ -156,7 +156,7 @@ def copy_weights(source, target):
 
 
 def _described(weights):
-    return [(compat.variable_name(each), tuple(each.shape)) for each in weights]
+    return [(compat.variable_name(weight), tuple(weight.shape)) for weight in weights]
 
 
 def _plain_layers(model):

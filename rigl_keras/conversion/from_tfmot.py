@@ -58,11 +58,11 @@ def from_tfmot(model, verbose=True):
 
 def _find_pruned(model):
     """All pairs of a weight that TFMOT prunes and its mask, each weight once."""
-    found = {}
+    pruned: dict = {}
     for layer, _ in kernels.walk(model):
         for weight, mask in pruned_weights(layer):
-            found[id(weight)] = (weight, mask)
-    return list(found.values())
+            pruned[id(weight)] = (weight, mask)
+    return list(pruned.values())
 
 
 def _print_lost_masks(model):

@@ -177,16 +177,16 @@ def model_cost(model, sparsities=None, input_shape=None):
     Source: the counts of Evci et al. 2020 (RigL), appendix; see this module's text.
     """
     compat.check_layer(model, "a model")
-    found = kernels.find_maskable(model)
-    if not found:
+    maskable = kernels.find_maskable(model)
+    if not maskable:
         raise ValueError(
             f"Model {model.name!r} has no kernel to count. Give it a keras.Input, or "
             "call model.build(input_shape), before."
         )
-    active = _active(model, found, sparsities)
+    active = _active(model, maskable, sparsities)
     uses = find_uses(model, input_shape)
     rows = []
-    for kernel in found:
+    for kernel in maskable:
         use = uses.get(id(kernel.variable))
         if use is None and _multiplies_nothing(kernel):
             use = NO_PRODUCTS
@@ -203,28 +203,28 @@ def model_cost(model, sparsities=None, input_shape=None):
                 None if use is None else use.outputs,
             )
         )
-    return ModelCost(tuple(rows), _other_parameters(model, found))
+    return ModelCost(tuple(rows), _other_parameters(model, maskable))
 
 
-def _active(model, found, sparsities):
+def _active(model, maskable, sparsities):
     """How many weights are active in the kernels that are masked, by path."""
     if sparsities is None:
         masks = masks_by_weight(model)
         return {
             kernel.path: int(np.count_nonzero(masks[id(kernel.variable)].numpy()))
-            for kernel in found
+            for kernel in maskable
             if id(kernel.variable) in masks
         }
-    sizes = {kernel.path: math.prod(kernel.variable.shape) for kernel in found}
+    sizes = {kernel.path: math.prod(kernel.variable.shape) for kernel in maskable}
     unknown = sorted(set(sparsities) - set(sizes))
     if unknown:
         raise ValueError(
             f"`sparsities` names {unknown}, but the kernels are {list(sizes)}."
         )
     return {
-        path: (1 - distributions.check_sparsity(each, f"The sparsity of {path!r}"))
+        path: (1 - distributions.check_sparsity(sparsity, f"The sparsity of {path!r}"))
         * sizes[path]
-        for path, each in sparsities.items()
+        for path, sparsity in sparsities.items()
     }
 
 
@@ -236,8 +236,8 @@ def _multiplies_nothing(kernel):
     return is_table or is_vector
 
 
-def _other_parameters(model, found):
-    counted = {id(kernel.variable) for kernel in found}
+def _other_parameters(model, maskable):
+    counted = {id(kernel.variable) for kernel in maskable}
     masks = {id(mask) for mask in masks_by_weight(model).values()}
     return sum(
         math.prod(weight.shape)
@@ -353,12 +353,12 @@ def _sparsity_of_steps(schedule, steps):
     @tf.function
     def evaluate():
         return tf.map_fn(
-            lambda step: tuple(tf.cast(each, tf.float32) for each in schedule(step)),
+            lambda step: tuple(tf.cast(part, tf.float32) for part in schedule(step)),
             tf.range(1, steps + 1, dtype=tf.int64),
             fn_output_signature=(tf.float32, tf.float32),
         )
 
-    is_due, sparsity = (each.numpy() for each in evaluate())
+    is_due, sparsity = (part.numpy() for part in evaluate())
     # Between two prunings that of the last one holds.
     last = np.maximum.accumulate(np.where(is_due > 0, np.arange(steps), -1))
     return np.where(last >= 0, sparsity[last], 0.0)

@@ -109,11 +109,11 @@ def _own_inputs(model):
 def _given_specs(shape, own):
     if isinstance(shape, dict):
         own = own if isinstance(own, dict) else {}
-        return {key: _given_specs(each, own.get(key)) for key, each in shape.items()}
-    if not all(each is None or isinstance(each, int) for each in shape):
+        return {key: _given_specs(part, own.get(key)) for key, part in shape.items()}
+    if not all(size is None or isinstance(size, int) for size in shape):
         own = own if isinstance(own, list | tuple) else [None] * len(shape)
         pairs = zip(shape, own, strict=True)
-        return [_given_specs(each, like) for each, like in pairs]
+        return [_given_specs(part, like) for part, like in pairs]
     return tf.TensorSpec((1, *shape), getattr(own, "dtype", tf.float32))
 
 
@@ -197,7 +197,9 @@ class _Recorder:
 def _weights(layer):
     if is_pruning_wrapper(layer):
         return []  # Its own weights are masks.
-    return [each for each in kernels.own_weights(layer) if kernels.is_maskable(each)]
+    return [
+        weight for weight in kernels.own_weights(layer) if kernels.is_maskable(weight)
+    ]
 
 
 @contextlib.contextmanager
@@ -331,7 +333,7 @@ def _einsum_use(layer, inputs, made):
     before, _, after = given.partition("...")
     letters = dict(zip(reversed(after), reversed(inputs.shape), strict=False))
     letters |= dict(zip(before, inputs.shape, strict=False))
-    shared = math.prod(letters[each] for each in letters if each in kernel)
+    shared = math.prod(letters[letter] for letter in letters if letter in kernel)
     sizes = zip(kernel, layer.kernel.shape, strict=True)
     units = math.prod(size for letter, size in sizes if letter in output)
     return Use(_size(inputs) // shared, made, units)

@@ -129,13 +129,15 @@ def ensemble(groups, reference=None, batch_size=1000):
     for label, runs in groups.items():
         outputs = [_predictions(run, batch_size) for run in runs]
         labels = outputs[0][1]
-        found = ensembles.similarity(
+        similarity = ensembles.similarity(
             np.stack([probabilities for probabilities, _ in outputs]), labels, target
         )
-        found = _without(found, reference, runs)
-        similarities[label] = found
-        arrays |= {f"{label}/{k}": np.asarray(v) for k, v in found.as_dict().items()}
-        rows.append([label, str(len(runs)), *_similarity_cells(found)])
+        similarity = _without(similarity, reference, runs)
+        similarities[label] = similarity
+        arrays |= {
+            f"{label}/{k}": np.asarray(v) for k, v in similarity.as_dict().items()
+        }
+        rows.append([label, str(len(runs)), *_similarity_cells(similarity)])
     return Finding(
         "Similarity of the solutions, and their ensembles",
         "Test accuracy of the networks of a group and of their ensemble (mean of the "
@@ -159,26 +161,26 @@ def ensemble(groups, reference=None, batch_size=1000):
     )
 
 
-def _without(found, reference, runs):
+def _without(similarity, reference, runs):
     """A similarity in which the reference is not compared with itself."""
     if reference is None:
-        return found
+        return similarity
     is_other = np.array([run.folder != reference.folder for run in runs])
-    names = [name for name in found.as_dict() if name.startswith("reference_")]
-    kept = {name: getattr(found, name)[is_other] for name in names}
-    return dataclasses.replace(found, **kept)
+    names = [name for name in similarity.as_dict() if name.startswith("reference_")]
+    kept = {name: getattr(similarity, name)[is_other] for name in names}
+    return dataclasses.replace(similarity, **kept)
 
 
-def _similarity_cells(found):
+def _similarity_cells(similarity):
     shown = (
-        found.disagreement,
-        found.reference_disagreement,
-        found.kl,
-        found.jsd,
+        similarity.disagreement,
+        similarity.reference_disagreement,
+        similarity.kl,
+        similarity.jsd,
     )
     return [
-        spread(found.accuracies, 2, 100),
-        f"{100 * found.ensemble_accuracy:.2f}",
+        spread(similarity.accuracies, 2, 100),
+        f"{100 * similarity.ensemble_accuracy:.2f}",
         *(
             "" if values is None or not values.size else spread(values)
             for values in shown

@@ -145,20 +145,20 @@ class HessianSpectra:
     def compute(self):
         """Computes what is missing, draws the figure and prints a table of all."""
         os.makedirs(self._folder, exist_ok=True)
-        found = {}
+        by_label = {}
         for number in self._ids:
             if self._is_due(number):
                 self._compute_one(number)
             else:
                 print(f"{self._path(number)} is there already.")
             label, spectrum = _read(self._run, self._path(number))
-            found[label] = spectrum
+            by_label[label] = spectrum
         # Training, by the same command line, needs no matplotlib.
         from rigl_keras.plots import hessian as plots
 
         figure = os.path.join(self._folder, f"spectrum{self._config.suffix}.png")
-        plots.spectra(found, figure)
-        print(tables.markdown([COLUMNS, *table_rows(found)]))
+        plots.spectra(by_label, figure)
+        print(tables.markdown([COLUMNS, *table_rows(by_label)]))
         print(f"Figure: {figure}")
 
     def _path(self, number, ending=".npz"):
@@ -336,14 +336,14 @@ def saved_spectra(run):
 COLUMNS = ["checkpoint", "weights", "largest λ", "smallest λ", "λ < −largest/1000"]
 
 
-def table_rows(found):
+def table_rows(by_label):
     """A row of strings for each spectrum, under `COLUMNS`.
 
     Args:
-      found: what `saved_spectra` returned.
+      by_label: what `saved_spectra` returned.
     """
     rows = []
-    for label, (values, weights, size) in found.items():
+    for label, (values, weights, size) in by_label.items():
         is_negative = values < -_NEGATIVE * values.max()
         count = size * (weights * is_negative).sum() / len(values)
         rows.append(

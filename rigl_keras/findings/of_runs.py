@@ -131,21 +131,21 @@ def _mask_dynamics(run):
 
 def hessian(groups):
     """The Hessian spectra that `--mode=hessian` left in the folders of runs."""
-    found = {}
+    by_label = {}
     arrays: dict[str, np.ndarray] = {}
     for label, runs in groups.items():
         for run in runs:
             name = label if len(runs) == 1 else f"{label}, {run.name}"
             for moment, spectrum in saved_hessians.saved_spectra(run).items():
-                found[f"{name}, {moment}"] = spectrum
-    for name, (values, weights, _) in found.items():
+                by_label[f"{name}, {moment}"] = spectrum
+    for name, (values, weights, _) in by_label.items():
         arrays |= {f"{name}/values": values, f"{name}/weights": weights}
     return Finding(
         "Spectrum of the Hessian",
         "Eigenvalues of the Hessian of the loss, without regulariser, over the active "
         "weights: all of them, or by Lanczos quadrature an estimate of their density.",
         saved_hessians.COLUMNS,
-        saved_hessians.table_rows(found),
+        saved_hessians.table_rows(by_label),
         arrays,
-        lambda path: hessian_plots.spectra(found, path),
+        lambda path: hessian_plots.spectra(by_label, path),
     )

@@ -104,9 +104,9 @@ class Sparse(keras.layers.Wrapper):
     def build(self, input_shape=None):
         """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
         self._build_layer(input_shape)
-        found = kernels.find_maskable(self.layer)
-        sparsities = self._sparsity_by_path(found)
-        chosen = [kernel for kernel in found if kernel.path in sparsities]
+        maskable = kernels.find_maskable(self.layer)
+        sparsities = self._sparsity_by_path(maskable)
+        chosen = [kernel for kernel in maskable if kernel.path in sparsities]
         for index, kernel in enumerate(chosen):
             kernels.check_effective(kernel)
             mask = self._planned_masks.get(kernel.path)
@@ -122,7 +122,7 @@ class Sparse(keras.layers.Wrapper):
         if self._is_layer_built():
             return
         build = inspect.signature(self.layer.build).parameters.values()
-        needed = [each for each in build if each.default is each.empty]
+        needed = [argument for argument in build if argument.default is argument.empty]
         if len(needed) <= 1:
             super().build(input_shape)
         if self._is_layer_built():
@@ -140,10 +140,10 @@ class Sparse(keras.layers.Wrapper):
         built = all(child.built for child, _ in kernels.walk(self.layer))
         return built and bool(kernels.find_maskable(self.layer))
 
-    def _sparsity_by_path(self, found):
-        paths = [each.path for each in found if each.is_kernel]
+    def _sparsity_by_path(self, maskable):
+        paths = [kernel.path for kernel in maskable if kernel.is_kernel]
         if not isinstance(self.sparsity, float):
-            known = [each.path for each in found]
+            known = [kernel.path for kernel in maskable]
             unknown = sorted(set(self.sparsity) - set(known))
             if unknown:
                 raise ValueError(

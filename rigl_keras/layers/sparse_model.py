@@ -103,16 +103,16 @@ def _check_wrapped(model):
 def _described(inputs):
     """The nested inputs as JSON: shapes, without the batch's size, and dtypes."""
     if isinstance(inputs, dict):
-        return {"dict": {key: _described(each) for key, each in inputs.items()}}
+        return {"dict": {key: _described(part) for key, part in inputs.items()}}
     if isinstance(inputs, list | tuple):
-        return {"list": [_described(each) for each in inputs]}
+        return {"list": [_described(part) for part in inputs]}
     dtype = tf.as_dtype(inputs.dtype).name
     return {"shape": [None, *inputs.shape[1:]], "dtype": dtype}
 
 
 def _specs(described):
     if "dict" in described:
-        return {key: _specs(each) for key, each in described["dict"].items()}
+        return {key: _specs(part) for key, part in described["dict"].items()}
     if "list" in described:
-        return [_specs(each) for each in described["list"]]
+        return [_specs(part) for part in described["list"]]
     return tf.TensorSpec(described["shape"], described["dtype"])

@@ -16,9 +16,9 @@ def similarities(groups, path):
     """
     height = 1.2 + 0.5 * len(groups)
     with style.figure(path, columns=2, height=height) as [accuracy, disagreement]:
-        for place, found in enumerate(groups.values()):
-            _accuracies(accuracy, place, found)
-            _disagreements(disagreement, place, found)
+        for place, similarity in enumerate(groups.values()):
+            _accuracies(accuracy, place, similarity)
+            _disagreements(disagreement, place, similarity)
         for axis in (accuracy, disagreement):
             axis.set_yticks(range(len(groups)), list(groups))
             # The labels of the left panel name the rows of both.
@@ -37,15 +37,15 @@ def similarities(groups, path):
             axis.legend(unique.values(), unique, frameon=False, **above)
 
 
-def _accuracies(axis, place, found):
-    values = 100 * found.accuracies
+def _accuracies(axis, place, similarity):
+    values = 100 * similarity.accuracies
     axis.plot(
         values, [place] * len(values), "o", color="C0", alpha=0.5, label="network"
     )
     # Hollow, as a network of the same accuracy may lie below it.
     hollow = {"markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
     axis.plot(
-        100 * found.ensemble_accuracy,
+        100 * similarity.ensemble_accuracy,
         place,
         "D",
         color="C3",
@@ -54,10 +54,10 @@ def _accuracies(axis, place, found):
     )
 
 
-def _disagreements(axis, place, found):
+def _disagreements(axis, place, similarity):
     shown = (
-        ("between pairs", found.disagreement, "C0", -0.15),
-        ("with the reference", found.reference_disagreement, "C1", 0.15),
+        ("between pairs", similarity.disagreement, "C0", -0.15),
+        ("with the reference", similarity.reference_disagreement, "C1", 0.15),
     )
     for label, values, color, shift in shown:
         if values is not None and len(values):

@@ -10,7 +10,7 @@ _SMOOTHING = 0.005  # standard deviation of the smoothing, in parts of the range
 _FLOOR = 1e-2  # of the least density that is shown to that of one single eigenvalue
 
 
-def spectra(found, path):
+def spectra(by_label, path):
     """Draws the densities of spectra, and how many eigenvalues each has below 0.
 
     The densities, on a logarithmic scale, are smoothed as Lanczos needs it, all by the
@@ -18,19 +18,19 @@ def spectra(found, path):
     step.
 
     Args:
-      found: dict from labels to `(values, weights, n)`: float arrays [probes, m] as of
+      by_label: dict from labels to `(values, weights, n)`: float arrays [probes, m] as of
         `analysis.lanczos.spectrum`, and the number of eigenvalues. Those of an exact
         Hessian are one probe, each with the weight 1 / n.
       path: where to write the figure; the ending says the format.
 
     Source: Evci et al. 2022, the figures of Hessian spectra before and after updates.
     """
-    smallest = min(values.min() for values, _, _ in found.values())
-    largest = max(values.max() for values, _, _ in found.values())
+    smallest = min(values.min() for values, _, _ in by_label.values())
+    largest = max(values.max() for values, _, _ in by_label.values())
     width = max(largest - smallest, np.finfo(np.float32).tiny)
     with style.figure(path, columns=2, width=5) as [whole, negative]:
         top = 0.0
-        for index, (label, (values, weights, size)) in enumerate(found.items()):
+        for index, (label, (values, weights, size)) in enumerate(by_label.items()):
             look = {"label": label, "alpha": 0.8, **style.line(index)}
             top = max(
                 top,
@@ -39,7 +39,7 @@ def spectra(found, path):
                 ),
             )
             _draw_counts(negative, values, weights, size=size, look=look)
-        most = max(size for _, _, size in found.values())
+        most = max(size for _, _, size in by_label.values())
         single = 1 / (most * _SMOOTHING * width * np.sqrt(2 * np.pi))
         whole.set_yscale("log")
         whole.set_ylim(_FLOOR * single, 3 * top)

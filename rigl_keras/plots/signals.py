@@ -11,7 +11,7 @@ _MEASURES = (
 )
 
 
-def signal_propagation(found, path):
+def signal_propagation(by_title, path):
     """Draws how large signals are at initialisation, over sparsity.
 
     Lines are means over the networks, bands reach from the least to the greatest. The
@@ -19,22 +19,24 @@ def signal_propagation(found, path):
     no signal at all, a line where none passes any.
 
     Args:
-      found: dict from titles, such as "even fan-in", to `SignalPropagation` of the
+      by_title: dict from titles, such as "even fan-in", to `SignalPropagation` of the
         analysis, each of a network with Dense layers.
       path: where to write the figure; the ending says the format.
 
     Source: Evci et al. 2022, Figure 1c.
     """
-    with style.figure(path, columns=len(found), rows=len(_MEASURES)) as axes:
+    with style.figure(path, columns=len(by_title), rows=len(_MEASURES)) as axes:
         panels = iter(axes)
         for name, label in _MEASURES:
-            values = {title: getattr(each, name) for title, each in found.items()}
+            values = {
+                title: getattr(signals, name) for title, signals in by_title.items()
+            }
             limits = _limits(values.values())
             for title, std in values.items():
                 axis = next(panels)
                 axis.axhline(1, color="black", lw=0.8)
-                density = 1 - found[title].sparsities
-                for index, initializer in enumerate(found[title].initializers):
+                density = 1 - by_title[title].sparsities
+                for index, initializer in enumerate(by_title[title].initializers):
                     _curve(axis, density, std[index], label=initializer, index=index)
                 axis.set_yscale("log", nonpositive="clip")
                 axis.set_ylim(limits)

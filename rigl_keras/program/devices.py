@@ -146,7 +146,7 @@ def _existing(devices):
     Raises:
       ValueError: naming what is missing.
     """
-    there = [each.name.upper() for each in tf.config.list_logical_devices()]
+    there = [device.name.upper() for device in tf.config.list_logical_devices()]
     for name in devices:
         if not any(full.endswith(f":{name.upper()}") for full in there):
             raise ValueError(

@@ -49,7 +49,7 @@ class Diagnostics:
         # SGD without momentum keeps zeros in Keras 2 and nothing in Keras 3.
         if not momentums or not getattr(optimizer, "momentum", 0):
             return {}
-        flat = _flat(compat.raw(each).numpy() for each in momentums)
+        flat = _flat(compat.raw(momentum).numpy() for momentum in momentums)
         return {".allparams/norm_momentum": float(np.linalg.norm(flat))}
 
     def _distances(self):

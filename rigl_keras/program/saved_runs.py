@@ -183,19 +183,19 @@ def find_runs(folder):
     Raises:
       ValueError: when there is none.
     """
-    found = sorted(
+    folders = sorted(
         os.path.dirname(path)
         for path in glob.glob(
             os.path.join(glob.escape(str(folder)), "**", RUN_FILE), recursive=True
         )
     )
-    if not found:
+    if not folders:
         raise ValueError(
             f"There is no run in {folder}: neither it nor a folder below it holds "
             f"{RUN_FILE}. Give the --logdir of a run of `python -m rigl_keras.train`, "
             "or a folder of such folders."
         )
-    return [SavedRun(path) for path in found]
+    return [SavedRun(path) for path in folders]
 
 
 def run_of(checkpoint):

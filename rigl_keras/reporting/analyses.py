@@ -24,14 +24,14 @@ def read_analyses(folders):
     for folder in folders:
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         paths = [os.path.join(folder, name) for name in names if name.endswith(".json")]
-        found = [(path, _analysis(path)) for path in paths]
-        found = [(path, value) for path, value in found if value is not None]
-        if not found:
+        analyses = [(path, _analysis(path)) for path in paths]
+        analyses = [(path, value) for path, value in analyses if value is not None]
+        if not analyses:
             raise ValueError(
                 f"{folder} holds no analysis; give a folder that `python -m "
                 "rigl_keras.analyze --out=FOLDER` wrote into."
             )
-        for path, value in found:
+        for path, value in analyses:
             figure = f"{path.removesuffix('.json')}.png"
             copy = f"analysis_{len(sections) + 1}_{os.path.basename(figure)}"
             figures[copy] = figure

@@ -39,7 +39,7 @@ def _percent(share):
 def _numbers(experiment):
     """The runs' results that are numbers: dict from names to lists."""
     numbers = {name: experiment.values(name) for name in _NUMBERS}
-    return {**numbers, "sparsity": [each["all"] for each in numbers["sparsity"]]}
+    return {**numbers, "sparsity": [number["all"] for number in numbers["sparsity"]]}
 
 
 _COLUMNS: dict[str, Callable[..., str]] = {
