@@ -18,8 +18,8 @@ def spectra(by_label, path):
     step.
 
     Args:
-      by_label: dict from labels to `(values, weights, n)`: float arrays [probes, m] as of
-        `analysis.lanczos.spectrum`, and the number of eigenvalues. Those of an exact
+      by_label: dict from labels to `(values, weights, n)`: float arrays [probes, m] as
+        of `analysis.lanczos.spectrum`, and the number of eigenvalues. Those of an exact
         Hessian are one probe, each with the weight 1 / n.
       path: where to write the figure; the ending says the format.
 
