@@ -98,7 +98,7 @@ def test_a_computation_that_was_killed_goes_on(folder, monkeypatch):
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(hessian.Progress, "__call__", kill)
+        patch.setattr(hessian_mode.Progress, "__call__", kill)
         with pytest.raises(KilledError):
             spectra(folder, *asked).compute()
     rows = folder / "hessian" / "ckpt-12.rows.npy"
@@ -106,9 +106,9 @@ def test_a_computation_that_was_killed_goes_on(folder, monkeypatch):
     assert np.isfinite(there[:80]).all()
     assert np.isnan(there[-1]).all()
     made = []
-    original = hessian.Progress.__call__
+    original = hessian_mode.Progress.__call__
     monkeypatch.setattr(
-        hessian.Progress,
+        hessian_mode.Progress,
         "__call__",
         lambda self, done, total: (made.append(done), original(self, done, total))[1],
     )
