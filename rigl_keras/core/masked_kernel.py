@@ -30,10 +30,10 @@ class SparseKernel(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """State that an optimizer keeps for every weight of a kernel, such as momentum.
+    """State that an optimizer keeps for every weight of a variable, such as momentum.
 
     Attributes:
-      variable: the optimizer's variable, of the kernel's shape.
+      variable: the optimizer's variable, of the shape of the one that it optimizes.
       initial_value: the value at which all entries start.
     """
 

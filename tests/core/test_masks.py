@@ -6,8 +6,13 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import RigL, Sparse, Static
-from rigl_keras.core.masks import MaskConstraint
+from rigl_keras import SET, RigL, Sparse, Static
+from rigl_keras.core.masks import (
+    MaskConstraint,
+    apply_masks,
+    masks_by_weight,
+    trainable_kernels,
+)
 
 LAYERS = keras.layers
 
@@ -151,7 +156,12 @@ def test_a_kernel_whose_constraint_was_replaced_is_refused():
         kernel.constraint = None
     else:
         kernel._constraint = None
-    for use in (rigl_keras.get_masks, rigl_keras.summary, rigl_keras.strip):
+    for use in (
+        rigl_keras.get_masks,
+        rigl_keras.summary,
+        rigl_keras.strip,
+        masks_by_weight,
+    ):
         with pytest.raises(ValueError, match=r"mask_0.*lost"):
             use(model)
     with pytest.raises(ValueError, match=r"mask_0.*lost"):
@@ -215,6 +225,29 @@ def test_a_stripped_model_is_quantised_and_keeps_its_zeros():
 def test_the_constraint_masks_after_the_users_own():
     constraint = MaskConstraint(np.array([[True, False]]), lambda w: w + 1)
     np.testing.assert_array_equal(constraint(np.array([[1.0, 1.0]])), [[2.0, 0.0]])
+
+
+def test_frozen_kernels_are_counted_and_not_trainable():
+    plain = tiny.mlp()
+    plain.layers[0].trainable = False
+    model = tiny.sparsify(plain)
+    hidden, out = rigl_keras.sparse_kernels(model)
+    assert trainable_kernels(model) == {1: out}
+    assert masks_by_weight(model) == {
+        id(hidden.kernel): hidden.mask,
+        id(out.kernel): out.mask,
+    }
+
+
+def test_masks_are_applied_to_weights_that_were_assigned():
+    model = tiny.sparse_mlp()
+    for kernel in rigl_keras.sparse_kernels(model):
+        kernel.kernel.assign(np.where(kernel.mask.numpy(), 3.0, np.nan))
+    masks = rigl_keras.get_masks(model)
+    apply_masks(model)
+    tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
+    for path, weights in tiny.weights(model).items():
+        np.testing.assert_array_equal(weights, 3.0 * masks[path])
 
 
 # Weights shared between places
