@@ -23,7 +23,7 @@ def regularised(loss="mse"):
 
 
 def batch_gradients(model, data, **options):
-    variables = [each.kernel for each in rigl_keras.sparse_kernels(model)]
+    variables = [kernel.kernel for kernel in rigl_keras.sparse_kernels(model)]
     return BatchGradients(model, data, variables, **options)
 
 
@@ -97,7 +97,7 @@ def test_it_leaves_no_trace_in_the_model():
     x, y = tiny.data(16)
     before = state_of(model)
     batch = batch_gradients(model, (100 * x, y))
-    directions = [tf.ones((2, *each.shape)) for each in tiny.weights(model).values()]
+    directions = [tf.ones((2, *v.shape)) for v in tiny.weights(model).values()]
     for _ in range(2):
         tf.function(batch.gradients)()
         tf.function(lambda: batch.hessian_gradient_products([None, None]))()
@@ -190,9 +190,9 @@ def test_gradient_without_regularisers():
     model = regularised()
     (kernel,) = tiny.weights(model).values()
     expected = 2 * x.T @ (x @ kernel - y) / y.size
-    for each in (model, under_two_replicas(regularised)):
-        batch = batch_gradients(each, (x, y), regularized=False)
-        (gradient,) = evaluate(each, batch.gradients)
+    for net in (model, under_two_replicas(regularised)):
+        batch = batch_gradients(net, (x, y), regularized=False)
+        (gradient,) = evaluate(net, batch.gradients)
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -228,10 +228,10 @@ def test_hessian_gradient_product_of_a_linear_model(regularized, is_masked):
         direction *= mask
     expected = 2 * x.T @ (x @ direction) / y.size + penalty * direction
     masks = [tf.constant(mask) if is_masked else None]
-    for each in (model, under_two_replicas(regularised)):
-        batch = batch_gradients(each, (x, y), regularized=regularized)
+    for net in (model, under_two_replicas(regularised)):
+        batch = batch_gradients(net, (x, y), regularized=regularized)
         (product,) = evaluate(
-            each, functools.partial(batch.hessian_gradient_products, masks)
+            net, functools.partial(batch.hessian_gradient_products, masks)
         )
         np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-5)
 
@@ -242,10 +242,10 @@ def test_hessian_products_of_a_linear_model(regularized):
     directions = tiny.integers((3, 6, 8), seed=5)
     penalty = 1.0 if regularized else 0.0
     expected = 2 * x.T @ (x @ directions) / y.size + penalty * directions
-    for each in (regularised(), under_two_replicas(regularised)):
-        batch = batch_gradients(each, (x, y), regularized=regularized)
+    for model in (regularised(), under_two_replicas(regularised)):
+        batch = batch_gradients(model, (x, y), regularized=regularized)
         [products] = evaluate(
-            each, functools.partial(batch.hessian_products, [tf.constant(directions)])
+            model, functools.partial(batch.hessian_products, [tf.constant(directions)])
         )
         np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-5)
 
@@ -352,7 +352,7 @@ def test_what_the_loss_does_not_depend_on():
     )
     np.testing.assert_array_equal(products[2], np.zeros((2, 3)))
     assert np.abs(products[0]).max() > 0
-    ones = [tf.ones((4, *each.shape)) for each in (*variables, other.kernel)]
+    ones = [tf.ones((4, *v.shape)) for v in (*variables, other.kernel)]
     products = evaluate(model, functools.partial(batch.hessian_products, ones))
     np.testing.assert_array_equal(products[2], np.zeros((4, 2, 3)))
     assert np.abs(products[0]).max() > 0

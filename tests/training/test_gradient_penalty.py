@@ -257,7 +257,7 @@ def test_saved_and_loaded_it_trains_the_same(tmp_path):
     train(model, x, y)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    left, right = (train(each, x, y) for each in (model, loaded))
+    left, right = (train(net, x, y) for net in (model, loaded))
     assert left == right
     for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

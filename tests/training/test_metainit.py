@@ -65,7 +65,7 @@ def numpy_gradient(values, masks, x, y):
     for index, value in enumerate(values):
         gradient = np.zeros(value.shape)
         for position in np.argwhere(masks[index]):
-            moved = [each.astype(complex) for each in values]
+            moved = [array.astype(complex) for array in values]
             moved[index][tuple(position)] += 1e-30j
             gradient[tuple(position)] = numpy_loss(moved, x, y).imag / 1e-30
         gradients.append(gradient)
@@ -176,8 +176,8 @@ def image_model(*last):
 @pytest.mark.one_keras
 def test_the_quotient_of_badly_scaled_kernels_falls():
     model = tiny.sparsify(image_model(), 0.5)
-    for each in rigl_keras.sparse_kernels(model)[:2]:
-        each.kernel.assign(6 * each.kernel.numpy())
+    for kernel in rigl_keras.sparse_kernels(model)[:2]:
+        kernel.kernel.assign(6 * kernel.kernel.numpy())
 
     def measure():
         options = {"learning_rate": 0, "batch_size": 32, "seed": 1}

@@ -233,11 +233,11 @@ def model_for_counts():
 def fresh_for_counts():
     model = model_for_counts()
     kernels = rigl_keras.sparse_kernels(model)
-    shapes = {each.path: tuple(each.kernel.shape) for each in kernels}
+    shapes = {kernel.path: tuple(kernel.kernel.shape) for kernel in kernels}
     rigl_keras.set_masks(model, {p: np.ones(s, bool) for p, s in shapes.items()})
-    for seed, each in enumerate(kernels):
-        values = np.random.RandomState(seed).uniform(1, 2, shapes[each.path])
-        each.kernel.assign(MAGNITUDES[each.path] * values)
+    for seed, kernel in enumerate(kernels):
+        values = np.random.RandomState(seed).uniform(1, 2, shapes[kernel.path])
+        kernel.kernel.assign(MAGNITUDES[kernel.path] * values)
     return model
 
 

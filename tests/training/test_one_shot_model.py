@@ -32,7 +32,7 @@ def noisy_model():
 def state_of(model):
     """All that it holds but the sparse kernels and their masks, by identity."""
     sparse = rigl_keras.sparse_kernels(model)
-    ours = {id(variable) for each in sparse for variable in (each.kernel, each.mask)}
+    ours = {id(variable) for k in sparse for variable in (k.kernel, k.mask)}
     variables = [*model.variables, *model.optimizer.variables]
     variables += [v for metric in model.metrics for v in metric.variables]
     return {
@@ -63,8 +63,8 @@ def test_training_goes_on_as_if_the_masks_had_been_set(criterion):
     masks = rigl_keras.get_masks(model)
     rigl_keras.set_masks(twin, masks)
     losses = [
-        tiny.fit(each, rigl_keras.Static(), epochs=2).history["loss"]
-        for each in (model, twin)
+        tiny.fit(net, rigl_keras.Static(), epochs=2).history["loss"]
+        for net in (model, twin)
     ]
     assert losses[0] == losses[1]
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)

@@ -77,8 +77,8 @@ def test_masks_and_weights_are_those_of_the_same_training_of_a_copy(callback, op
     model = pruned_mlp(**options)
     sparse = tiny.compiled(rigl_keras.from_tfmot(model, verbose=False), **options)
     tiny.compiled(model, **options)
-    for each in (model, sparse):
-        tiny.fit(each, tiny.forever(callback, 2), epochs=2)
+    for trained in (model, sparse):
+        tiny.fit(trained, tiny.forever(callback, 2), epochs=2)
     tiny.assert_same_masks(rigl_keras.get_masks(model), rigl_keras.get_masks(sparse))
     for path, weight in tiny.weights(model).items():
         np.testing.assert_array_equal(weight, tiny.weights(sparse)[path])
@@ -87,8 +87,8 @@ def test_masks_and_weights_are_those_of_the_same_training_of_a_copy(callback, op
 def test_masks_by_grow_data_are_those_of_a_copy():
     model = pruned_mlp()
     sparse = tiny.compiled(rigl_keras.from_tfmot(model, verbose=False))
-    for each in (tiny.compiled(model), sparse):
-        tiny.fit(each, tiny.forever(RigL, 2, grow_data=tiny.data(8)))
+    for trained in (tiny.compiled(model), sparse):
+        tiny.fit(trained, tiny.forever(RigL, 2, grow_data=tiny.data(8)))
     tiny.assert_same_masks(rigl_keras.get_masks(model), rigl_keras.get_masks(sparse))
 
 
@@ -102,8 +102,8 @@ def test_masks_on_two_replicas_are_those_on_one_device():
         tiny.fit(model, tiny.forever(RigL), epochs=2)
     tiny.assert_zero_off_masks(two)
     tiny.assert_same_masks(rigl_keras.get_masks(one), rigl_keras.get_masks(two))
-    for each in rigl_keras.sparse_kernels(two):
-        for variable in (each.kernel, each.mask):
+    for kernel in rigl_keras.sparse_kernels(two):
+        for variable in (kernel.kernel, kernel.mask):
             first, second = [component.numpy() for component in variable.values]
             np.testing.assert_array_equal(first, second)
 
