@@ -24,6 +24,7 @@ LAYERS, OPTIMIZERS = keras.layers, keras.optimizers
 NEVER = 10**6  # as a schedule's frequency: it prunes at its first step only
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_masks_the_outputs_and_the_plain_paths():
     model = pruned_nested()
     masks, before = their_masks(model), [w.numpy() for w in model.weights]

@@ -105,6 +105,7 @@ def with_states():
     return keras.Model([words, frames], LAYERS.Dense(3, name="out")(x))
 
 
+@pytest.mark.slow
 def test_an_encoder_and_decoder_are_trained_sparsely(tmp_path):
     paths = kernels_below("encoder/lstm_cell", "decoder/lstm_cell") | {"out/kernel"}
     model_checks.check_model(with_states(), tmp_path, paths)

@@ -125,10 +125,11 @@ def test_how_to_prepare_imagenet_is_said(tmp_path, download):
 @pytest.mark.slow
 def test_throughput_is_measured(imagenet_dir, tmp_path):
     file = tmp_path / "throughput.json"
-    command = [sys.executable, ROOT / "scripts" / "data_throughput.py"]
+    command = [sys.executable, "-m", "benchmarks.data_throughput"]
     options = ["--images=60", "--repetitions=1", f"--data_dir={imagenet_dir}"]
     result = subprocess.run(
         [*command, *options, "--batch_size=20", f"--json={file}"],
+        cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,

@@ -114,6 +114,11 @@ def described(files, seed):
         gin.clear_config()
 
 
+def trained_by(made):
+    """What results call the training; "NoneType" for a dense one."""
+    return getattr(made._updater, "method", "NoneType")
+
+
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     """A folder with the runs that headers name, and their masks by folder of files."""
@@ -142,10 +147,7 @@ def test_a_file_describes_what_its_name_says(file, pruned, monkeypatch):
         r"(\w+?)(_erk)?(?:_(\d+))?", Path(file).stem
     ).groups()
     is_sparse, *names = EXPECTED[name]
-    assert [
-        type(made._one_shot).__name__,
-        getattr(made._updater, "method", "NoneType"),
-    ] == names
+    assert [type(made._one_shot).__name__, trained_by(made)] == names
     sparsity = rigl_keras.summary(made._model, print_fn=None).kernel_sparsity
     expected = int(percent) / 100 if percent else SPARSITY[str(Path(file).parent)]
     expected = expected if is_sparse else 0
@@ -170,7 +172,7 @@ def test_a_second_file_changes_the_masks_only(file, name, pruned, monkeypatch):
     folder = str(Path(file).parent)
     assert first in RUNS and first.startswith(f"{folder}/")
     made = described([f"{folder}/{name}.gin", second], seed)
-    assert getattr(made._updater, "method", "NoneType") == EXPECTED[name][-1]
+    assert trained_by(made) == EXPECTED[name][-1]
     tiny.assert_same_masks(rigl_keras.get_masks(made._model), pruned[1][folder])
 
 
