@@ -6,7 +6,7 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
-from rigl_keras import SET, RigL, Sparse, Static
+from rigl_keras import RigL, Sparse, Static
 from rigl_keras.core.masks import (
     MaskConstraint,
     apply_masks,
