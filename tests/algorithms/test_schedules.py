@@ -187,7 +187,7 @@ def test_constant_sparsity_refuses(options, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("switch", [None, "1"])
+@pytest.mark.parametrize("switch", [None, pytest.param("1", marks=pytest.mark.release)])
 def test_the_environment_and_keras_stay_as_they_were(switch):
     """TFMOT, from which the schedules are, switches Keras 2 on when it is imported."""
     program = """

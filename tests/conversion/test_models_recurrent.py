@@ -86,7 +86,24 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+# One of each kind in the default tier.
+USUAL = (
+    "LSTM",
+    "GRU",
+    "cells",
+    "Bidirectional of two",
+    "TimeDistributed",
+    "ConvLSTM1D",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in USUAL else pytest.mark.release)
+        for name in RECURRENT
+    ],
+)
 def test_a_recurrent_layer_is_trained_sparsely(tmp_path, name):
     make, cells = RECURRENT[name]
     model = model_of(*make(), shape=SHAPES.get(name, (4, 5)))

@@ -130,7 +130,7 @@ def test_missing_arguments_are_named(capsys):
     assert "--network, --input_shape, --num_classes" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_command_runs_in_a_process_of_its_own():
     command = [sys.executable, "-m", "rigl_keras.cost_table", *LENET]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -124,7 +124,7 @@ def test_digits_beyond_the_memory_limit_are_refused():
         data.load("digits", image_size=(4000, 4000))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_tfds_is_not_imported_with_the_module():
     code = (
         "import sys, rigl_keras.data; assert 'tensorflow_datasets' not in sys.modules"

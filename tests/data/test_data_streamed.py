@@ -97,7 +97,7 @@ def test_a_resumed_run_sees_the_batches_it_would_have_seen(
     assert_equal_batches(resumed, whole[start:])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_batches_are_equal_in_another_process(images, tfds_dir):
     program = f"""
 import sys

@@ -215,7 +215,7 @@ def test_defaults_are_those_of_the_papers_code():
     assert (config.is_dense_spectrum, config.method) == (False, "exact")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_needs_no_matplotlib():
     program = "import sys; sys.modules['matplotlib'] = None; import rigl_keras.train"
     command = [sys.executable, "-c", program]

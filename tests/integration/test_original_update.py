@@ -300,7 +300,7 @@ def test_updates_of_a_training_are_the_originals(digits, callback, sign):
     assert new_ones > 500 and regrown > 500
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_set_drops_as_the_original_and_grows_anywhere(digits):
     regrown = expected = 0
     for step, before, after in record_updates(rigl_keras.SET, digits):

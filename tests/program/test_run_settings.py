@@ -60,7 +60,7 @@ def test_a_run_in_half_precision(precision, jit_compile, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not tiny.IS_KERAS_3, reason="only Keras 3 accumulates gradients")
 def test_batches_in_parts_are_the_same_steps(tmp_path):
     bindings = [*SPARSE, *small_runs.RIGL, "mask_updater.grow_gradient = 'step'"]

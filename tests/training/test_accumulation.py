@@ -54,7 +54,7 @@ def assert_same(left, right):
         (SNFS, False, 4),
         (RigL, False, 2),
         (RigL, False, 4),
-        pytest.param(RigL, True, 4, marks=pytest.mark.slow),
+        pytest.param(RigL, True, 4, marks=pytest.mark.release),
     ],
 )
 def test_many_small_batches_train_as_few_large_ones(callback, jit_compile, accumulated):

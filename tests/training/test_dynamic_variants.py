@@ -252,7 +252,9 @@ def differ(left, right):
     return any((left[path] != right[path]).any() for path in left)
 
 
-@pytest.mark.parametrize("callback", [RigL, SET])
+@pytest.mark.parametrize(
+    "callback", [RigL, pytest.param(SET, marks=pytest.mark.release)]
+)
 def test_noise_changes_drops_by_the_seed(callback):
     without = masks_after(callback, seed=1)
     tiny.assert_same_masks(masks_after(callback, seed=1, drop_noise=0.0), without)

@@ -229,12 +229,12 @@ def expected_masks(model, masks, sample_weight):
     ("policy", "callback", "jit_compile"),
     [
         pytest.param("mixed_float16", RigL, False, marks=pytest.mark.both_kerases),
-        ("mixed_float16", SET, False),
-        ("mixed_float16", SNFS, False),
+        pytest.param("mixed_float16", SET, False, marks=pytest.mark.release),
+        pytest.param("mixed_float16", SNFS, False, marks=pytest.mark.release),
         ("mixed_bfloat16", RigL, False),
         pytest.param(
             *("mixed_bfloat16", RigL, True),
-            marks=[pytest.mark.slow, pytest.mark.one_keras],
+            marks=[pytest.mark.release, pytest.mark.one_keras],
         ),
         ("float64", RigL, False),
     ],

@@ -124,7 +124,10 @@ def noisy_model():
     return tiny.sparsify(keras.Sequential(layers))
 
 
-@pytest.mark.parametrize("callback", [rigl_keras.Static, tiny.forever])
+@pytest.mark.parametrize(
+    "callback",
+    [pytest.param(rigl_keras.Static, marks=pytest.mark.release), tiny.forever],
+)
 def test_weight_0_is_plain_training(callback):
     def run(wrap):
         model = noisy_model()

@@ -43,7 +43,7 @@ def test_a_callback_changes_the_masks_of_its_kernels_only():
             *(RigL, {"jit_compile": True}),
             marks=[pytest.mark.release, pytest.mark.one_keras],
         ),
-        *((SNFS, options) for options in ({}, {"run_eagerly": True})),
+        (SNFS, {"run_eagerly": True}),
     ],
 )
 def test_kernels_of_two_callbacks_get_the_masks_of_each_alone(first, options):
