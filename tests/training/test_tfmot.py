@@ -68,7 +68,7 @@ def test_weights_and_slots_off_the_masks_stay_0_at_every_step(callback, optimize
     ("callback", "options"),
     [
         (RigL, {}),
-        (SET, {"steps_per_execution": 2}),
+        pytest.param(SET, {"steps_per_execution": 2}, marks=pytest.mark.release),
         pytest.param(RigL, {"jit_compile": True}, marks=pytest.mark.release),
         (SNFS, {"run_eagerly": True}),
     ],
@@ -220,7 +220,13 @@ def test_stripping_by_tfmot_and_by_us_keeps_the_outputs(trained):
             assert (kernel.variable.numpy()[~masks[kernel.path]] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model.keras", "saved_model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model.h5", "model.keras"),
+        pytest.param("saved_model", marks=pytest.mark.release),
+    ],
+)
 def test_a_saved_model_trains_on(trained, tmp_path, name):
     path = os.path.join(tmp_path, name)
     trained.save(path)
