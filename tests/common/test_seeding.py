@@ -8,8 +8,8 @@ import tensorflow as tf
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 
 
-def values(*args, **kwargs):
-    return tuple(stateless_seed(*args, **kwargs).numpy().tolist())
+def values(purpose, seed, index=0, step=0):
+    return tuple(stateless_seed(purpose, seed, index, step=step).numpy().tolist())
 
 
 def test_every_part_of_a_draws_name_makes_another_seed():
@@ -35,7 +35,7 @@ def test_step_may_be_a_tensor_in_a_graph():
 def test_a_seed_is_the_same_in_another_process():
     program = (
         "from rigl_keras.common.seeding import stateless_seed;"
-        "print(stateless_seed('mask', 5, 1, 9).numpy().tolist())"
+        "print(stateless_seed('mask', 5, 1, step=9).numpy().tolist())"
     )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

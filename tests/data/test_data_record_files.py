@@ -115,7 +115,13 @@ def test_a_shuffled_stream_is_one_of_permutations_read_from_anywhere(
 def test_epochs_seeds_and_workers_have_orders_of_their_own(files):
     pieces = whole(files)
     orders = [
-        tuple(numbers(record_files.shuffled(pieces, *range_, 100, seed, worker)))
+        tuple(
+            numbers(
+                record_files.shuffled(
+                    pieces, *range_, window=100, seed=seed, worker=worker
+                )
+            )
+        )
         for range_ in ((0, 28), (28, 56))
         for seed in (0, 1)
         for worker in (0, 1)

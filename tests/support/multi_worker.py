@@ -208,7 +208,8 @@ def _train_all(trainings, strategy, folder):
 
 
 def _is_ours(warning):
-    return "rigl_keras" in Path(warning.filename).parts
+    # A checkout may be named so too, with other packages below it.
+    return Path(rigl_keras.__file__).parent in Path(warning.filename).parents
 
 
 def _refusal_of_fit(strategy):
