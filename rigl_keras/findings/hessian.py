@@ -28,7 +28,7 @@ _SECONDS = 10  # between two lines of progress
 _NEGATIVE = 1e-3
 
 
-@gin.configurable("hessian")
+@gin.configurable("hessian", module="rigl_keras.hessian_mode")
 @dataclasses.dataclass(frozen=True)
 class HessianConfig:
     """Which spectra to compute, and how.

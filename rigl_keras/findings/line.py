@@ -17,7 +17,7 @@ from rigl_keras.program.saved_runs import network_at, run_of
 _MASK_SOURCES = (0, 1)
 
 
-@gin.configurable("interpolate")
+@gin.configurable("interpolate", module="rigl_keras.interpolate")
 @dataclasses.dataclass(frozen=True)
 class InterpolationConfig:
     """Which points on a line are evaluated, and how.

@@ -29,6 +29,11 @@ from rigl_keras.training.pruning import Pruning
 
 load_data = gin.external_configurable(data.load, "data")
 
+# Gin also finds a name by the end of its module and itself, as in
+# `experiment.seeds.init_seed`. So the module, here and in the other files of settings,
+# is the one that the name was published with, wherever the code lies now.
+_MODULE = "rigl_keras.experiment"
+
 # Pruners by the original's names of algorithms that prune before training; their other
 # half, which updates masks, it has not published.
 _UNPUBLISHED = {"rigl_s": SNIP, "rigl_grasp": GraSP}
@@ -56,7 +61,7 @@ class Seeds:
     mask_seed: int
 
 
-@gin.configurable("seeds", denylist=["seed"])
+@gin.configurable("seeds", module=_MODULE, denylist=["seed"])
 def make_seeds(seed, init_seed=None, data_seed=None, *, mask_seed=None):
     """The run's seeds: `seed`, the command line's, where gin sets no other.
 
@@ -79,7 +84,7 @@ def make_seeds(seed, init_seed=None, data_seed=None, *, mask_seed=None):
     return Seeds(**chosen)
 
 
-@gin.configurable("mask_updater")
+@gin.configurable("mask_updater", module=_MODULE)
 @dataclasses.dataclass(frozen=True)
 class MaskUpdaterConfig:
     """How masks change while the network trains, or before it does.
@@ -243,7 +248,7 @@ def _batch_size(images, size):
     return max(1, min(size, images.num_train // 2))
 
 
-@gin.configurable("pruning")
+@gin.configurable("pruning", module=_MODULE)
 @dataclasses.dataclass(frozen=True)
 class PruningConfig:
     """Gradual magnitude pruning.

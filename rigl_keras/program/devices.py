@@ -17,7 +17,7 @@ _NAMES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 _NEED_KERAS_2 = ("multi_worker", "tpu")
 
 
-@gin.configurable("strategy")
+@gin.configurable("strategy", module="rigl_keras.strategies")
 @dataclasses.dataclass(frozen=True)
 class StrategyConfig:
     """The devices of a run.

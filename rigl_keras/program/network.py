@@ -23,14 +23,17 @@ _NETWORKS = {
     name: gin.external_configurable(
         build,
         name,
-        # What `make_network` gives them; all else is theirs alone.
+        # Set by `make_network`; gin may bind the other parameters.
         denylist=["input_shape", "num_classes", "activation", "weight_decay", "seed"],
     )
     for name, build in networks.NETWORKS.items()
 }
 _INITIALIZERS = {
     name: gin.external_configurable(
-        initialize, f"{name}_init", allowlist=["method", "scale"]
+        initialize,
+        f"{name}_init",
+        module="rigl_keras.init_utils",
+        allowlist=["method", "scale"],
     )
     for name, initialize in {
         "unit_scaled": initializers.unit_scaled_init,
@@ -39,7 +42,7 @@ _INITIALIZERS = {
 }
 
 
-@gin.configurable("masks")
+@gin.configurable("masks", module="rigl_keras.experiment_network")
 @dataclasses.dataclass(frozen=True)
 class MaskConfig:
     """Random masks.
@@ -55,7 +58,7 @@ class MaskConfig:
     overrides: dict | None = None
 
 
-@gin.configurable("network")
+@gin.configurable("network", module="rigl_keras.experiment_network")
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """The network: its shape, where its masks and its first weights come from.

@@ -17,7 +17,7 @@ _CLASSES = {
 }
 
 
-@gin.configurable("optimizer")
+@gin.configurable("optimizer", module="rigl_keras.experiment_optimizer")
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optimizer and its learning rate.

@@ -16,7 +16,7 @@ from rigl_keras.program import algorithm
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
-@gin.configurable("training")
+@gin.configurable("training", module="rigl_keras.training_config")
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How long a run trains, by what loss, and how often it writes.

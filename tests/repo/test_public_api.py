@@ -99,6 +99,8 @@ def test_published_names_are_there_and_take_the_same_calls(module, python_now):
 
 @pytest.mark.parametrize("configurable", GIN)
 def test_gin_binds_the_same_parameters(configurable, gin_now):
+    """By the whole name; gin finds every shorter one where that one is found."""
+
     def named(parameters):
         return {split(parameter)[1:] for parameter in parameters}
 
