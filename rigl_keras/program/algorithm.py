@@ -9,8 +9,6 @@ import dataclasses
 import warnings
 
 import gin
-import numpy as np
-
 from rigl_keras import data
 from rigl_keras.algorithms import (
     SNIP,
@@ -21,7 +19,7 @@ from rigl_keras.algorithms import (
     named,
     schedules,
 )
-from rigl_keras.common.checks import check_int, choice
+from rigl_keras.common.checks import check_choice, check_int, choice
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.base import Static
 from rigl_keras.training.dynamic import MaskUpdates
@@ -125,7 +123,9 @@ class MaskUpdaterConfig:
             self.update_alg,
             {"": None, **named(MaskUpdater), **_one_shot()},
         )
-        choice("mask_updater.grow_gradient", self.grow_gradient, _GROW_DATA)
+        check_choice(
+            "mask_updater.grow_gradient", self.grow_gradient, ("fixed_batch", "step")
+        )
         if not self.use_stateless:
             raise ValueError(
                 "mask_updater.use_stateless=False is not possible: all random draws "
@@ -137,6 +137,11 @@ class MaskUpdaterConfig:
                 "only: set mask_updater.last_update_step=0, or use 'rigl' for masks "
                 "that evolve."
             )
+
+    @property
+    def uses_fixed_batch(self):
+        """Whether masks grow by the gradient of one fixed batch."""
+        return self.grow_gradient == "fixed_batch"
 
     @property
     def evolves(self):
@@ -214,17 +219,8 @@ def make_mask_updater(config, model, make_batch, *, seeds):
         "skip_weight_step": config.skip_weight_step,
     }
     if algorithm.needs_gradient and not algorithm.gradient_decay:
-        options["grow_data"] = _GROW_DATA[config.grow_gradient](make_batch)
+        options["grow_data"] = make_batch() if config.uses_fixed_batch else None
     return MaskUpdates(algorithm, **options)
-
-
-def _summed(make_batch):
-    x, y = make_batch()
-    # As many times the mean over the examples is their sum.
-    return x, y, np.full(len(x), len(x), np.float32)
-
-
-_GROW_DATA = {"fixed_batch": _summed, "step": lambda make_batch: None}
 
 
 def flow_batch(images, size):

@@ -77,6 +77,17 @@ class BatchGradients:
         """
         return self._run(self._scaled_loss_gradients)
 
+    def summed_gradients(self) -> list[tf.Tensor | None]:
+        """The gradients of the loss that is added up over the examples.
+
+        That is the number of examples times the loss, so that a regulariser counts
+        once for each of them. The paper's TF2 code grows by it.
+
+        Returns:
+          As of `gradients`.
+        """
+        return self._run(lambda: self._loss_gradients(float(self._examples)))
+
     def hessian_products(self, directions: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The Hessian of the loss times vectors, exact, by double backpropagation.
 
@@ -181,6 +192,10 @@ class BatchGradients:
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
 
+    @property
+    def _examples(self) -> int:
+        return len(tf.nest.flatten(self._data)[0])
+
     def _scaled_loss_gradients(self) -> list[tf.Tensor | None]:
         """Gradients that float16 does not flush to 0, where training scales its loss.
 
@@ -190,8 +205,7 @@ class BatchGradients:
         optimizer = self._model.optimizer
         if compat.innermost_optimizer(optimizer) is optimizer:
             return self._loss_gradients()
-        examples = len(tf.nest.flatten(self._data)[0])
-        scale = 2.0 ** math.ceil(math.log2(examples))
+        scale = 2.0 ** math.ceil(math.log2(self._examples))
         return [
             None if gradient is None else gradient / scale
             for gradient in self._loss_gradients(scale)

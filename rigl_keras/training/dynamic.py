@@ -47,7 +47,9 @@ class MaskUpdates(SparseTraining):
       grow_data: for algorithms that grow by the gradient. None takes that of the
         training batch of the step before the update, at no extra pass. Or a batch
         `(x, y)` or `(x, y, sample_weight)`, on which the gradient is evaluated after
-        that step, in training mode, without changing batch-norm averages.
+        that step, in training mode, without changing batch-norm averages. It is the
+        gradient of the loss times the number of examples, regularisers included, as in
+        the paper's TF2 code: the ranking is that of the mean.
       seed: int >= 0, for the random draws.
       drop_noise: float >= 0, standard deviation of the normal noise added to the scores
         by which weights are dropped. An algorithm that is given as an object brings its

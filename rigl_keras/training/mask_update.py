@@ -142,7 +142,7 @@ class MaskUpdate:
     def _gradients(self) -> list[tf.Tensor | None]:
         """The gradient that each kernel's mask may grow by."""
         if self._batch_gradients is not None:
-            return self._batch_gradients.gradients()
+            return self._batch_gradients.summed_gradients()
         return [updated.kernel.dense_gradient() for updated in self._kernels]
 
     def _have_gradient(
