@@ -20,6 +20,8 @@ from rigl_keras.core.kernels import masked
 
 _FANS = ("fanin", "fanout", "fanavg")
 _SHAPES = ("normal", "uniform")
+# The standard deviation of a standard normal distribution between -2 and 2.
+_TRUNCATED_DEVIATION = 0.87962566103423978
 METHODS = tuple(f"{fan}_{shape}" for fan in _FANS for shape in _SHAPES)
 
 
@@ -64,7 +66,7 @@ def unit_scaled_init(
     """
     mask = _checked_mask(mask)
     variance = _variance(mask, method, scale, in_axes=in_axes, out_axes=out_axes)
-    return _draw(mask, variance, method, seed=seed)
+    return _draw(mask, variance, method, seed=_checked_seed(seed))
 
 
 def layer_scaled_init(
@@ -78,7 +80,9 @@ def layer_scaled_init(
     """Draws weights like a dense layer's, divided by sqrt(density of the layer).
 
     The variance is scale / fan, the fan being that of the dense kernel, divided by the
-    fraction of active weights: equal for all units, right for them on average.
+    fraction of active weights: equal for all units, right for them on average. "normal"
+    draws from a normal distribution that is truncated at two of its deviations, as
+    Keras's variance scaling does; so did the paper's code.
 
     Args:
       mask: array of 0 and 1, or bool, of rank 2 or more: the active weights.
@@ -106,7 +110,8 @@ def layer_scaled_init(
     dense = np.broadcast_to(np.True_, mask.shape)
     variance = _variance(dense, method, scale, in_axes=in_axes, out_axes=out_axes)
     variance = variance / mask.mean()
-    return _draw(mask, variance, method, seed=seed)
+    seed = _checked_seed(seed)
+    return _draw(mask, variance, method, seed=seed, truncated=True)
 
 
 # By the names that `sparsify` and `Sparse` take.
@@ -193,11 +198,18 @@ def _sum_except(axes: tuple[int, ...], mask: np.ndarray) -> np.ndarray:
 
 
 def _draw(
-    mask: np.ndarray, variance: np.ndarray, method: str, *, seed: Any
+    mask: np.ndarray,
+    variance: np.ndarray,
+    method: str,
+    *,
+    seed: tf.Tensor,
+    truncated: bool = False,
 ) -> tf.Tensor:
     """Draws weights of the given variance on the mask, 0 off it."""
-    seed = _checked_seed(seed)
-    if method.endswith("normal"):
+    if method.endswith("normal") and truncated:
+        weights = tf.random.stateless_truncated_normal(mask.shape, seed, alg=ALGORITHM)
+        spread = np.sqrt(variance) / _TRUNCATED_DEVIATION
+    elif method.endswith("normal"):
         weights = tf.random.stateless_normal(mask.shape, seed, alg=ALGORITHM)
         spread = np.sqrt(variance)
     else:

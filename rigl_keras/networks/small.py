@@ -36,8 +36,9 @@ def lenet5(
       num_classes: int >= 2, the number of logits.
       hidden_sizes: 4 positive ints, the filters of the two 5x5 convolutions and the
         units of the two hidden dense layers.
-      use_batch_norm: whether each hidden layer is normalised before its activation;
-        it then has no bias.
+      use_batch_norm: whether what each hidden layer hands on is normalised, after
+        activation and pooling, as
+        in the paper's code.
       activation: Keras activation after each hidden layer.
       weight_decay: float c >= 0; c * sum(w ** 2) of every kernel is added to the loss.
       seed: int >= 0 that names the initial weights: one seed gives the same weights in
@@ -54,21 +55,28 @@ def lenet5(
     """
     image = check_image("lenet5", input_shape, LENET5_LEAST_SIZE)
     sizes = check_ints("hidden_sizes", hidden_sizes, length=4)
-    batch_norm: dict | None = {} if use_batch_norm else None
     stack = Stack(
         activation,
         weight_decay,
         seed,
         kernel_initializer=kernel_initializer,
-        batch_norm=batch_norm,
+        batch_norm={},
     )
 
     inputs = x = keras.Input(image, name="image")
     for number, filters in enumerate(sizes[:2], start=1):
-        x = stack.hidden(x, keras.layers.Conv2D, f"conv{number}", filters, 5)
+        x = stack.linear(x, keras.layers.Conv2D, f"conv{number}", filters, 5)
+        x = stack.activated(x, f"conv{number}")
         x = keras.layers.MaxPooling2D(2, name=f"pool{number}")(x)
+        x = stack.normalized(x, f"conv{number}") if use_batch_norm else x
     return _dense_head(
-        stack, "lenet5", inputs, x=x, hidden_sizes=sizes[2:], num_classes=num_classes
+        stack,
+        "lenet5",
+        inputs,
+        x=x,
+        hidden_sizes=sizes[2:],
+        num_classes=num_classes,
+        use_batch_norm=use_batch_norm,
     )
 
 
@@ -93,8 +101,9 @@ def mlp(
       input_shape: shape of one example, any number of positive ints.
       num_classes: int >= 2, the number of logits.
       hidden_sizes: positive ints, the units of each hidden layer.
-      use_batch_norm: whether each hidden layer is normalised before its activation;
-        it then has no bias.
+      use_batch_norm: whether what each hidden layer hands on is normalised, after
+        its activation, as
+        in the paper's code.
       activation: Keras activation after each hidden layer.
       weight_decay: float c >= 0; c * sum(w ** 2) of every kernel is added to the loss.
       seed: int >= 0 that names the initial weights: one seed gives the same weights in
@@ -110,23 +119,32 @@ def mlp(
       ValueError: if an argument is outside the ranges above.
     """
     inputs = keras.Input(check_ints("input_shape", input_shape), name="image")
-    batch_norm: dict | None = {} if use_batch_norm else None
     stack = Stack(
         activation,
         weight_decay,
         seed,
         kernel_initializer=kernel_initializer,
-        batch_norm=batch_norm,
+        batch_norm={},
     )
     sizes = check_ints("hidden_sizes", hidden_sizes)
     return _dense_head(
-        stack, "mlp", inputs, x=inputs, hidden_sizes=sizes, num_classes=num_classes
+        stack,
+        "mlp",
+        inputs,
+        x=inputs,
+        hidden_sizes=sizes,
+        num_classes=num_classes,
+        use_batch_norm=use_batch_norm,
     )
 
 
-def _dense_head(stack, name, inputs, *, x, hidden_sizes, num_classes):
+def _dense_head(
+    stack, name, inputs, *, x, hidden_sizes, num_classes, use_batch_norm
+):
     """Flattens, adds the dense layers and makes the model."""
     x = keras.layers.Flatten(name="flatten")(x)
     for number, units in enumerate(hidden_sizes, start=1):
-        x = stack.hidden(x, keras.layers.Dense, f"dense{number}", units)
+        x = stack.linear(x, keras.layers.Dense, f"dense{number}", units)
+        x = stack.activated(x, f"dense{number}")
+        x = stack.normalized(x, f"dense{number}") if use_batch_norm else x
     return keras.Model(inputs, stack.logits(x, num_classes), name=name)

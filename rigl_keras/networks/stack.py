@@ -102,14 +102,6 @@ class Stack:
         """Applies the activation."""
         return keras.layers.Activation(self._activation, name=f"{name}_act")(x)
 
-    def hidden(self, x, layer_class, name, *sizes):
-        """Applies one layer, its batch norm if there is one, and its activation."""
-        use_batch_norm = self._batch_norm is not None
-        x = self.linear(x, layer_class, name, *sizes, use_bias=not use_batch_norm)
-        if use_batch_norm:
-            x = self.normalized(x, name)
-        return self.activated(x, name)
-
     def logits(self, x, num_classes):
         """Applies the last dense layer.
 

@@ -33,7 +33,8 @@ load_data = gin.external_configurable(data.load, "data")
 _MODULE = "rigl_keras.experiment"
 
 # Pruners by the original's names of algorithms that prune before training; their other
-# half, which updates masks, it has not published.
+# half, which updates masks, it has not published. Its published loop prunes every layer
+# to the same sparsity.
 _UNPUBLISHED = {"rigl_s": SNIP, "rigl_grasp": GraSP}
 
 
@@ -89,8 +90,10 @@ class MaskUpdaterConfig:
 
     Attributes:
       update_alg: "" for masks that stay; "set", "rigl", "rigl_inverted" or "snfs" for
-        masks that evolve; "snip" or "grasp", in the paper's code "rigl_s" and
-        "rigl_grasp", for those that training.oneshot_prune_fraction makes.
+        masks that evolve; "snip" or "grasp" for those that
+        training.oneshot_prune_fraction makes, ranked by training.oneshot_ranking; or
+        "rigl_s" and "rigl_grasp", the same in the paper's code, which prunes every
+        layer to that fraction.
       schedule_alg: "lr", "cosine" or "constant", how the drop fraction changes.
       update_freq: int >= 1, steps between two updates.
       init_drop_fraction: float in [0, 1], the drop fraction at the start.
@@ -160,11 +163,13 @@ class MaskUpdaterConfig:
 
         Args:
           fraction: float in [0, 1), the share of weights it is to remove.
-          ranking: "global" or "layer".
+          ranking: "global" or "layer", as of algorithms by the paper's code's names.
 
         Raises:
           ValueError: when one of algorithm and fraction is missing.
         """
+        if self.update_alg in _UNPUBLISHED:
+            ranking = "layer"
         if fraction == 0:
             if self.update_alg in _one_shot():
                 raise ValueError(

@@ -38,7 +38,8 @@ class TrainingConfig:
         gradient is measured before and after every mask update.
       save_mask_updates: whether checkpoints are saved then too.
       oneshot_ranking: "global" ranks the weights of all kernels together before
-        training, "layer" those of each kernel.
+        training, "layer" those of each kernel; the latter always by the paper's code's
+        names "rigl_s" and "rigl_grasp".
       length: float > 0, by which every schedule is stretched: total_steps, the last
         update of masks, and the steps of pruning; 5 is the RigL paper's 5×.
       eval_epochs: float > 0, epochs between two evaluations on the test set; None

@@ -4,8 +4,10 @@ import hypothesis
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 from hypothesis import strategies as st
+from tensorflow import keras
 
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core import initializers
@@ -50,7 +52,10 @@ def implied_variance(init, mask, method, scale, in_axes, out_axes, seed):
     """The variance behind a draw: its square over that of the same standard draw."""
     seed = stateless_seed("init", seed)
     weights = init(mask, method, scale, in_axes, out_axes, seed).numpy()
-    if method.endswith("normal"):
+    if method.endswith("normal") and init is initializers.layer_scaled_init:
+        standard = tf.random.stateless_truncated_normal(mask.shape, seed, alg="philox")
+        standard /= scipy.stats.truncnorm.std(-2, 2)
+    elif method.endswith("normal"):
         standard = tf.random.stateless_normal(mask.shape, seed, alg="philox")
     else:
         standard = tf.random.stateless_uniform(
@@ -124,10 +129,30 @@ def test_the_shape_of_the_distributions(init):
     counts, _ = np.histogram(uniform, bins=10, range=(-1, 1))
     assert counts.sum() == mask.size
     assert np.abs(counts - mask.size / 10).max() < 5 * math.sqrt(mask.size * 0.09)
-    normal = init(mask, "fanin_normal", seed=2).numpy() * math.sqrt(200)
+
+
+def test_unit_scaled_normal_is_not_truncated():
+    mask = np.ones((200, 200))
+    weights = initializers.unit_scaled_init(mask, "fanin_normal", seed=2).numpy()
+    normal = weights * math.sqrt(200)
     # Not truncated: about 108 of 40,000 lie beyond 3 deviations, 2 beyond 4.
     assert np.count_nonzero(np.abs(normal) > 3) == pytest.approx(108, abs=52)
     assert np.mean(normal**4) == pytest.approx(3, abs=5 * math.sqrt(96 / mask.size))
+
+
+def test_layer_scaled_normal_is_truncated_as_keras_truncates():
+    mask = np.random.RandomState(0).uniform(size=(200, 200)) < 0.5
+    weights = initializers.layer_scaled_init(mask, "fanin_normal", 2.0, seed=2).numpy()
+    deviation = math.sqrt(2 / 200 / mask.mean())
+    # The deviation of a standard normal between -2 and 2, from scipy's truncnorm.
+    limit = 2 / scipy.stats.truncnorm.std(-2, 2)
+    assert np.abs(weights).max() == pytest.approx(limit * deviation, rel=1e-3)
+    keras_limit = np.abs(
+        keras.initializers.VarianceScaling(2.0, "fan_in", "truncated_normal", seed=1)(
+            (200, 200)
+        )
+    ).max()
+    assert keras_limit == pytest.approx(limit * math.sqrt(2 / 200), rel=1e-3)
 
 
 def test_unit_scaled_outputs_keep_their_variance_under_uneven_fans():

@@ -86,27 +86,30 @@ def test_mlp_of_mnist_is_784_300_100_10():
     assert shapes == [(784, 300), (300, 100), (100, 10)]
 
 
-def test_batch_norm_stands_before_the_activation_and_replaces_the_bias():
+def test_batch_norm_stands_after_the_activation_beside_the_bias():
     model = networks.mlp((6,), 3, (5,), use_batch_norm=True)
     generator = np.random.default_rng(0)
     kernel, logits = generator.normal(size=(6, 5)), generator.normal(size=(5, 3))
     gamma, beta, mean, variance = generator.uniform(0.5, 1.5, (4, 5))
-    bias = np.ones(3)
-    model.get_layer("dense1").set_weights([kernel])
+    hidden_bias, bias = generator.normal(size=5), np.ones(3)
+    model.get_layer("dense1").set_weights([kernel, hidden_bias])
     model.get_layer("dense1_bn").set_weights([gamma, beta, mean, variance])
     model.get_layer("logits").set_weights([logits, bias])
     x = generator.random((4, 6))
     epsilon = model.get_layer("dense1_bn").epsilon
-    normal = (x @ kernel - mean) / np.sqrt(variance + epsilon) * gamma + beta
-    np.testing.assert_allclose(model(x), relu(normal) @ logits + bias, atol=1e-5)
+    hidden = relu(x @ kernel + hidden_bias)
+    normal = (hidden - mean) / np.sqrt(variance + epsilon) * gamma + beta
+    np.testing.assert_allclose(model(x), normal @ logits + bias, atol=1e-5)
 
 
-def test_batch_norm_of_lenet5_leaves_one_bias():
+def test_batch_norm_of_lenet5_stands_after_pooling():
     model = networks.lenet5(IMAGE, 10, use_batch_norm=True)
-    biased = [name for name in kernels(model) if model.get_layer(name).use_bias]
-    assert biased == ["logits"]
-    # Four numbers for each filter and each unit of the hidden layers.
-    assert model.count_params() == 44190 + 4 * (6 + 16 + 120 + 84) + 10
+    names = [layer.name for layer in model.layers]
+    for number in (1, 2):
+        place = names.index(f"conv{number}_bn")
+        assert names[place - 2 : place] == [f"conv{number}_act", f"pool{number}"]
+    # A bias and four numbers for each filter and each unit of the hidden layers.
+    assert model.count_params() == 44190 + 5 * (6 + 16 + 120 + 84) + 10
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp"])

@@ -221,16 +221,28 @@ def updater_config(name):
 def test_the_criterion_of_pruning_before_training(name):
     pruner = updater_config(name).one_shot_pruner(0.5, "layer")
     assert type(pruner) is PRUNERS[name]
+
+
+def test_another_ranking_of_pruning_before_training_is_refused():
     with pytest.raises(ValueError, match="ranking"):
-        updater_config(name).one_shot_pruner(0.5, "all")
+        updater_config("snip").one_shot_pruner(0.5, "all")
 
 
-@pytest.mark.parametrize("ranking", ["layer", "global"])
-def test_the_ranking_of_pruning_before_training(ranking):
-    pruner = updater_config("rigl").one_shot_pruner(0.5, ranking)
+@pytest.mark.parametrize(
+    ("name", "asked", "ranking"),
+    [
+        ("rigl", "layer", "layer"),
+        ("rigl", "global", "global"),
+        ("snip", "global", "global"),
+        # The paper's code prunes every layer alike.
+        ("rigl_s", "global", "layer"),
+    ],
+)
+def test_the_ranking_of_pruning_before_training(name, asked, ranking):
+    pruner = updater_config(name).one_shot_pruner(0.5, asked)
     states = [
         mask_updaters.KernelState(
-            weights=tf.constant(values), mask=tf.ones([4], bool), seed=None
+            weights=tf.constant(values), mask=tf.ones([4], bool), gradient=tf.ones([4])
         )
         for values in ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0])
     ]
