@@ -1,5 +1,9 @@
 """Sparse training for Keras: masks, SET, RigL and pruning as callbacks of `fit`."""
 
+from rigl_keras.common.native_log import quieten_commands
+
+quieten_commands()  # before TensorFlow is imported
+
 from rigl_keras import (
     callbacks,
     cost,
@@ -18,10 +22,11 @@ from rigl_keras.costs.summary import summary
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel
 from rigl_keras.training.base import Static
-from rigl_keras.training.dynamic import SET, SNFS, MaskUpdates, RigL, RigLInverted
+from rigl_keras.training.dynamic import MaskUpdates
 from rigl_keras.training.gradient_flow import FlowMeter, GradientFlow
 from rigl_keras.training.gradient_penalty import regularize_gradient
 from rigl_keras.training.metainit import meta_init
+from rigl_keras.training.named import SET, SNFS, RigL, RigLInverted
 from rigl_keras.training.observers import MaskUpdateObserver
 from rigl_keras.training.one_shot import prune_once
 from rigl_keras.training.pruning import Pruning

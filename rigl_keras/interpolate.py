@@ -1,4 +1,4 @@
-"""Evaluates networks along the straight line between two checkpoints of runs.
+r"""Evaluates networks along the straight line between two checkpoints of runs.
 
 Example:
   python -m rigl_keras.interpolate --logdir=/tmp/line \
@@ -11,7 +11,7 @@ that of the runs' run.json; gin files and bindings change it.
 import os
 
 import gin
-from absl import app, flags
+from absl import flags
 
 from rigl_keras.findings import line
 from rigl_keras.plots import interpolation as plots
@@ -116,4 +116,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.start(main)

@@ -1,4 +1,4 @@
-"""Trains a network as gin files say, or computes a trained one's Hessian spectra.
+r"""Trains a network as gin files say, or computes a trained one's Hessian spectra.
 
 Example:
   python -m rigl_keras.train --logdir=/tmp/rigl --gin_config=mnist/rigl.gin \
@@ -11,7 +11,7 @@ import os
 import sys
 
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from rigl_keras.findings.hessian import HessianSpectra
 from rigl_keras.program import command_line
@@ -95,4 +95,4 @@ def _leave(error):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.start(main)

@@ -18,6 +18,7 @@ from rigl_keras.analysis import hessian, lanczos
 from rigl_keras.common import tables
 from rigl_keras.common.checks import check_choice, check_int
 from rigl_keras.program import algorithm, files
+from rigl_keras.program.lock import FolderLock
 from rigl_keras.program.saved_runs import SavedRun, network_at
 
 FOLDER = "hessian"
@@ -145,6 +146,7 @@ class HessianSpectra:
     def compute(self):
         """Computes what is missing, draws the figure and prints a table of all."""
         os.makedirs(self._folder, exist_ok=True)
+        self._lock = FolderLock(self._folder)
         by_label = {}
         for number in self._ids:
             if self._is_due(number):

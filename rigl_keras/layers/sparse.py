@@ -2,7 +2,6 @@
 
 import collections.abc
 import inspect
-import types
 from typing import Any
 
 import numpy as np
@@ -84,7 +83,7 @@ class Sparse(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self._first_call: Any = None
         self._built_by_call = False
-        self._planned_masks: Any = types.MappingProxyType({})
+        self._planned_masks: Any = _Untracked({})
         self._mask_count = 0
 
     @property
@@ -98,8 +97,7 @@ class Sparse(keras.layers.Wrapper):
         Args:
           masks: mapping from paths below the layer to bool arrays.
         """
-        # A proxy, because Keras would track the arrays of a plain dict.
-        self._planned_masks = types.MappingProxyType(dict(masks))
+        self._planned_masks = _Untracked(masks)
 
     def build(self, input_shape=None):
         """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
@@ -262,9 +260,28 @@ class Sparse(keras.layers.Wrapper):
         return cls(layer, **config)
 
 
+class _Untracked(collections.abc.Mapping):
+    """A mapping that stays as it is, and is copied with its layer.
+
+    Keras would track the arrays in a plain dict.
+    """
+
+    def __init__(self, items):
+        self._items = tuple(dict(items).items())
+
+    def __getitem__(self, key):
+        return dict(self._items)[key]
+
+    def __iter__(self):
+        return iter(dict(self._items))
+
+    def __len__(self):
+        return len(self._items)
+
+
 def _checked_sparsity(sparsity):
     if isinstance(sparsity, collections.abc.Mapping):
-        return types.MappingProxyType(
+        return _Untracked(
             {
                 path: distributions.check_sparsity(value, f"`sparsity` of {path!r}")
                 for path, value in sparsity.items()

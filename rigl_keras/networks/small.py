@@ -138,9 +138,7 @@ def mlp(
     )
 
 
-def _dense_head(
-    stack, name, inputs, *, x, hidden_sizes, num_classes, use_batch_norm
-):
+def _dense_head(stack, name, inputs, *, x, hidden_sizes, num_classes, use_batch_norm):
     """Flattens, adds the dense layers and makes the model."""
     x = keras.layers.Flatten(name="flatten")(x)
     for number, units in enumerate(hidden_sizes, start=1):

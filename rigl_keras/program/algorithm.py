@@ -9,6 +9,7 @@ import dataclasses
 import warnings
 
 import gin
+
 from rigl_keras import data
 from rigl_keras.algorithms import (
     SNIP,

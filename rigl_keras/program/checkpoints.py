@@ -29,10 +29,18 @@ class Checkpoints:
         `state` of a callback.
       keep: False removes each checkpoint once it is written: saving is an act of all
         workers of a run together, but only one's files are wanted.
+
+    Raises:
+      FileExistsError: when something else is where checkpoints are written.
     """
 
     def __init__(self, folder, model, optimizer, *, state=None, keep=True):
         self._folder = folder
+        if os.path.isfile(os.path.join(folder, _WRITING)):
+            raise FileExistsError(
+                f"{os.path.join(folder, _WRITING)} is a file, where a folder is to be "
+                "in which checkpoints are written. Remove it."
+            )
         self._keep = keep
         parts = {
             "model": named_variables(model),
@@ -123,6 +131,7 @@ class SavedModel:
 
     def __init__(self, path):
         self.path = str(path)
+        check_no_pattern("a checkpoint's path", self.path)
         self.values = dict(sorted(self._read().items()))
         if not self.values:
             raise ValueError(
@@ -175,6 +184,24 @@ def _on_one_line(error):
 def _unescaped(key):
     """A name as it was before TensorFlow wrote "/" as ".S" and "." as ".."."""
     return re.sub(r"\.(.)", lambda m: "/" if m.group(1) == "S" else ".", key)
+
+
+def check_no_pattern(what, path):
+    """Refuses a path that TensorFlow takes for a pattern of paths.
+
+    Args:
+      what: what the caller knows the path by.
+      path: as a str.
+
+    Raises:
+      ValueError: naming the characters.
+    """
+    found = sorted(set(path) & set("*?[]{}\\"))
+    if found:
+        raise ValueError(
+            f"Expected {what} without {' '.join(found)}, which TensorFlow takes for a "
+            f"pattern, got {path!r}. Use another folder."
+        )
 
 
 def saved_steps(folder):

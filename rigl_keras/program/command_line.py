@@ -1,11 +1,17 @@
 """What the command lines with gin share: flags, reading of gin, report of errors."""
 
+import errno
+import os
+import signal
 import sys
+import warnings
 
 import gin
-from absl import flags, logging
+import tensorflow as tf
+from absl import app, flags, logging
 
-from rigl_keras.program.gin_files import gin_search_paths
+from rigl_keras.program import gin_files
+from rigl_keras.program.checkpoints import check_no_pattern, saved_steps
 
 FLAGS = flags.FLAGS
 
@@ -30,14 +36,92 @@ flags.DEFINE_multi_string(
     "Gin file that is read before --gin_config, such as the operative_config.gin of "
     "an earlier run; repeatable.",
 )
-flags.mark_flag_as_required("logdir")
 
 # What a wrong command raises.
 USER_ERRORS = (ValueError, TypeError, SyntaxError, OSError, ImportError)
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception like that of Ctrl-C."""
+
+
+def start(main):
+    """Runs a command, and ends the process with its exit code.
+
+    --help lists the package's gin files too. Ctrl-C and SIGTERM, wrong flags, and a
+    disk that is full end in one line.
+
+    Args:
+      main: function of what absl left of the command line; returns the exit code.
+    """
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
+    except (KeyboardInterrupt, Terminated) as stop:
+        _end_as_stopped(stop)
+
+
+def _raise_terminated(*_):
+    raise Terminated
+
+
+def _parse_flags(argv):
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {' '.join(str(error).split())} See --help.", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit:
+        # Absl has printed its help, and calls that a failure.
+        names = "\n  ".join(gin_files.packaged())
+        print(f"\ngin files of the package, for --gin_config:\n  {names}")
+        sys.exit(0)
+
+
+def _call(main, argv):
+    warnings.showwarning = _print_warning
+    try:
+        return main(argv)
+    except (OSError, tf.errors.OpError) as error:
+        if not _is_disk_full(error):
+            raise
+        print(
+            f"error: no space is left on the disk of {FLAGS.logdir}. Free some. "
+            f"{_how_to_go_on()}",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    """Prints a warning on one line: where the code that warns lies helps nobody."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def _is_disk_full(error):
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(errno.ENOSPC) in str(error)
+
+
+def _end_as_stopped(stop):
+    """Ends the process by the signal that stopped it, as a shell expects."""
+    number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+    print(f"\nstopped by {number.name}. {_how_to_go_on()}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _how_to_go_on():
+    steps = saved_steps(FLAGS.logdir) if FLAGS.logdir else []
+    if not steps:
+        return "The same command starts again."
+    return f"The same command goes on from step {max(steps)} of {FLAGS.logdir}."
+
+
 def check(argv):
-    """Refuses arguments that are no flags.
+    """Refuses arguments that are no flags, and a folder that cannot be one.
 
     Args:
       argv: what absl left of the command line, the program's name first.
@@ -47,6 +131,17 @@ def check(argv):
     """
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments {argv[1:]}; flags begin with --")
+    if not FLAGS.logdir:
+        raise ValueError(
+            "--logdir is needed: the folder of the run, such as --logdir=runs/rigl. "
+            "It has no default, so that no run ends up in another's folder."
+        )
+    check_no_pattern("--logdir", FLAGS.logdir)
+    if os.path.exists(FLAGS.logdir) and not os.path.isdir(FLAGS.logdir):
+        raise ValueError(
+            f"--logdir={FLAGS.logdir} is a file. Give the path of a folder, which need "
+            "not be there yet."
+        )
 
 
 def parse_gin():
@@ -56,13 +151,11 @@ def parse_gin():
       ValueError: for a name that gin does not know.
       OSError: for a file that cannot be read.
     """
-    for folder in gin_search_paths():
-        gin.add_config_file_search_path(folder)
     # Gin logs an error for each folder that it looks for a file in vain.
     logging.set_verbosity(logging.FATAL)
-    gin.parse_config_files_and_bindings(FLAGS.preload_gin_config, [], False)
-    bindings = [*FLAGS.gin_bindings, *_bindings_of_flags()]
-    gin.parse_config_files_and_bindings(FLAGS.gin_config, bindings)
+    files = [*FLAGS.preload_gin_config, *FLAGS.gin_config]
+    gin_files.read(files, [*FLAGS.gin_bindings, *_bindings_of_flags()])
+    gin.finalize()
     logging.set_verbosity(logging.WARNING)
 
 

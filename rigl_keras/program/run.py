@@ -20,6 +20,7 @@ from rigl_keras.program.diagnostics import (
     MaskUpdateRecorder,
 )
 from rigl_keras.program.files import RESULTS_FILE, RUN_FILE
+from rigl_keras.program.lock import FolderLock
 from rigl_keras.program.loggers import (
     METRICS_FILE,
     CheckpointSaver,
@@ -198,12 +199,14 @@ class Run:
         """Makes the folder, or restores the last checkpoint of the run in it.
 
         Raises:
-          OSError: when the folder cannot be written.
+          OSError: when the folder cannot be written, or another process works in it.
           ValueError: when a checkpoint in it belongs to another model.
         """
         if self.finished is not None:
             return
         os.makedirs(self._logdir, exist_ok=True)
+        if self._is_chief:
+            self._lock = FolderLock(self._logdir)
         step = self._checkpoints_in(self._logdir).restore_last()
         devices.check_same_on_all_workers(
             self._strategy, "the last checkpoint", -1 if step is None else step
@@ -253,13 +256,20 @@ class Run:
         if self._is_chief:
             summary(self._model)
         began = time.perf_counter()
-        record = self._fit(self._start)
-        self._writer.close()
+        try:
+            record = self._fit(self._start)
+        finally:
+            self._writer.close()
+            self._release()
         seconds = time.perf_counter() - began
         steps_per_second = (self._config.steps - self._start) / seconds
         result = self._result(record, steps_per_second)
         files.write_json(os.path.join(self._own, RESULTS_FILE), result)
         return result
+
+    def _release(self):
+        if self._is_chief:
+            self._lock.release()
 
     def _fit(self, start):
         config, images = self._config, self._images

@@ -13,6 +13,7 @@ from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
 from rigl_keras.core.masks import sparse_kernels, trainable_kernels
 from rigl_keras.training.gradient_hook import GradientHook
 from rigl_keras.training.mask_update import MaskUpdate, UpdatedKernel
+from rigl_keras.training.outlook import KernelCount
 from rigl_keras.training.slots import find_slots
 from rigl_keras.training.step_snapshot import StepSnapshot
 
@@ -88,7 +89,7 @@ class Attachment:
                     seed=seed,
                 )
             # Autograph has nothing to convert here, and takes a second to find out.
-            self._compiled_count = tf.function(self._count_active, autograph=False)
+            self._compiled_count = tf.function(self._active_counts, autograph=False)
 
     def fits(self, model: Any, optimizer: Any) -> bool:
         """True when it was made for this model and optimizer, trainable as it is."""
@@ -126,9 +127,14 @@ class Attachment:
 
     def sparsity(self) -> float:
         """Share of zeros among the weights of all masked kernels, in [0, 1)."""
-        with self._strategy.scope():
-            active = int(self._compiled_count())
-        return 1 - active / sum(math.prod(kernel.shape) for kernel in self._kernels)
+        counts = self._counts()
+        active = sum(count.active for count in counts)
+        return 1 - active / sum(count.size for count in counts)
+
+    def counts(self) -> list[KernelCount]:
+        """How many weights are active of each kernel whose mask may change."""
+        counts = self._counts()
+        return [counts[updated.place] for updated in self._updated]
 
     @property
     def paths(self) -> list[str]:
@@ -202,8 +208,16 @@ class Attachment:
             for place, slots_of_kernel in zip(chosen, slots, strict=True)
         ]
 
-    def _count_active(self) -> tf.Tensor:
-        return tf.add_n(
+    def _counts(self) -> list[KernelCount]:
+        with self._strategy.scope():
+            active = self._compiled_count().numpy()
+        return [
+            KernelCount(int(count), math.prod(kernel.shape))
+            for count, kernel in zip(active, self._kernels, strict=True)
+        ]
+
+    def _active_counts(self) -> tf.Tensor:
+        return tf.stack(
             [tf.math.count_nonzero(kernel.mask()) for kernel in self._kernels]
         )
 

@@ -14,6 +14,7 @@ from rigl_keras.core.kernels import matching
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.observers import observers
+from rigl_keras.training.outlook import Span
 from rigl_keras.training.session import FitSession, Session, session_of
 from rigl_keras.training.tfmot import adopt
 
@@ -48,6 +49,11 @@ class SparseTraining(keras.callbacks.Callback):
         self.attachment: Any = None
         self._session: Any = None
         self._steps_per_execution = 1
+        self._first_batch = 0
+        self._is_beginning = False
+        self._goes_on = False  # with a training that was broken off
+        self._batches_prepared: int | None = None
+        self._has_warned = False
 
     @property
     def method(self) -> str:
@@ -77,6 +83,7 @@ class SparseTraining(keras.callbacks.Callback):
         if self.attachment is None or not self.attachment.fits(model, optimizer):
             self.attachment = self._make_attachment(model, optimizer)
         self._prepare_state(model)
+        self._batches_prepared = self.attachment.batches()
 
     @contextlib.contextmanager
     def attached(
@@ -123,14 +130,19 @@ class SparseTraining(keras.callbacks.Callback):
         self.set_params({"epochs": 1, "steps": total_steps})
         self._steps_per_execution = check_int("steps_per_run", steps_per_run, 1)
         session = session_of(model)
-        if type(session) is not Session or session.optimizer is not optimizer:
+        if isinstance(session, FitSession):
+            session.end()  # A training that broke off left it behind.
+            session = None
+        if session is None or session.optimizer is not optimizer:
             session = Session(model, optimizer)
         self._begin(session)
         try:
             self.on_epoch_begin(0)
             yield self
-        finally:
-            self.on_train_end()
+        except BaseException:
+            session.end()
+            raise
+        self.on_train_end()
 
     def run(self, train_step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a training step of a custom loop, and updates masks where that is due.
@@ -166,8 +178,51 @@ class SparseTraining(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Leaves the model as it was, but for weights, masks and optimizer state."""
-        if self._session is not None:
-            self._session.leave(self)
+        if self._session is None or not self._session.holds(self):
+            return
+        span = self._span(self._first_batch, self.attachment.batches())
+        is_empty = span.last < span.first
+        self._session.leave(self)
+        if not (is_empty or self._goes_on or self._has_warned):
+            self._warn(self._hindsight(span))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Looks whether this training goes on with one that was broken off."""
+        if self._is_beginning and epoch > 0:
+            self._goes_on = True
+            self._warn_of_lost_state(epoch)
+
+    def _warn_of_lost_state(self, epoch: int) -> None:
+        """A resumed training whose callback is new knows less than before."""
+
+    def _warn_of_outlook(self, epoch: int) -> None:
+        """Warns, as a training begins, where it will not do what it is there for."""
+        is_beginning, self._is_beginning = self._is_beginning, False
+        steps = self.params.get("steps")
+        # What goes on was planned when it began.
+        if not is_beginning or self._goes_on or steps is None:
+            return
+        batches = self.attachment.batches()
+        left = (self.params["epochs"] - epoch) * steps
+        self._warn(self._outlook(self._span(batches, batches + left)))
+
+    def _span(self, first_batch: int, last_batch: int) -> Span:
+        """The steps between two counts of batches."""
+        accumulated = self.attachment.accumulated
+        return Span(first_batch // accumulated + 1, last_batch // accumulated)
+
+    def _outlook(self, span: Span) -> str | None:
+        """What this training will not do in its steps, as a text for the user."""
+        return None
+
+    def _hindsight(self, span: Span) -> str | None:
+        """What this training has not done in its steps, as a text for the user."""
+        return None
+
+    def _warn(self, text: str | None) -> None:
+        if text is not None:
+            self._has_warned = True
+            warnings.warn(f"{self.method}: {text}.", stacklevel=3)
 
     def _own_session(self) -> FitSession:
         """A session for `fit`; the last one, if it fits, has the traced function."""
@@ -179,7 +234,13 @@ class SparseTraining(keras.callbacks.Callback):
         return own
 
     def _begin(self, session: Session) -> None:
+        before = self._batches_prepared
         self.prepare(session.model, session.optimizer)
+        self._first_batch = self.attachment.batches()
+        # A checkpoint was restored after `prepare`.
+        self._goes_on = before not in (None, self._first_batch)
+        self._batches_prepared = None
+        self._is_beginning, self._has_warned = True, False
         session.join(self)
         self._session = session
         session.logs["sparsity"] = self.attachment.sparsity()
@@ -242,10 +303,7 @@ class SparseTraining(keras.callbacks.Callback):
             observer.on_mask_update_begin(step)
         problem = self.attachment.update(step, fraction)
         if problem is not None:
-            warnings.warn(
-                f"{self.method}: no mask update at step {step}: {problem}.",
-                stacklevel=2,
-            )
+            self._warn(f"no mask update at step {step}: {problem}")
             return False
         for observer in watching:
             observer.on_mask_update_end(step)

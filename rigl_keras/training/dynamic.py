@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms import MaskUpdater, dynamic, schedules
+from rigl_keras.algorithms import MaskUpdater, schedules
 from rigl_keras.algorithms.registry import make_updater
 from rigl_keras.common.checks import check_int
+from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
 from rigl_keras.training.batch_gradients import check_batch
@@ -20,6 +21,7 @@ from rigl_keras.training.clock import (
     check_length_is_known,
     first_and_last_update,
 )
+from rigl_keras.training.outlook import Span
 from rigl_keras.training.session import Session
 
 _UNRESOLVED = -2  # `state.last_update_step` before the training's length is known
@@ -106,13 +108,13 @@ class MaskUpdates(SparseTraining):
         self._known_missing: set[str] = set()
         self._next_update: int | None = None
         self._countdown = Countdown()
-        self._is_beginning = False
+        self._updates_made = 0
 
     def _begin(self, session: Session) -> None:
         self._check_length_is_known()
         super()._begin(session)
         session.logs[self._log_name] = float(self.state.drop_fraction.numpy())
-        self._is_beginning = True
+        self._updates_made = 0
         if self.attachment.sparsity() == 0:
             warnings.warn(
                 f"{self.method}: the masks exclude no weight, so the model "
@@ -166,10 +168,8 @@ class MaskUpdates(SparseTraining):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Plans from the optimizer's step count, which other callbacks may restore."""
+        super().on_epoch_begin(epoch, logs)
         batches = self.attachment.batches()
-        if self._is_beginning and epoch > 0:
-            self._warn_of_lost_state(epoch)
-        self._is_beginning = False
         if self._last_update_step() == _UNRESOLVED:
             first, last = first_and_last_update(
                 self.params,
@@ -186,7 +186,31 @@ class MaskUpdates(SparseTraining):
                 steps=self.params["steps"],
                 steps_per_execution=self._steps_per_execution,
             )
+        self._warn_of_outlook(epoch)
         self._plan(batches)
+
+    def _outlook(self, span: Span) -> str | None:
+        """See `SparseTraining`; called once the last update is known."""
+        if self._last_update_step() == schedules.NEVER:
+            return None
+        highest = 1.0 if callable(self.schedule) else self.drop_fraction
+        return outlook.of_drop_fraction(
+            self.attachment.counts(), highest
+        ) or outlook.of_updates(
+            self._updates(),
+            span,
+            self._drop_fraction_at if self.schedule == "cosine" else None,
+            self.drop_fraction,
+        )
+
+    def _hindsight(self, span: Span) -> str | None:
+        """See `SparseTraining`."""
+        if self._updates_made or self._last_update_step() == schedules.NEVER:
+            return None
+        return (
+            f"no mask was updated in this training, {span}, since updates come every "
+            f"{self.update_freq} steps. Set update_freq to less, or train longer"
+        )
 
     def _make_attachment(self, model: Any, optimizer: Any) -> Attachment:
         return Attachment(
@@ -214,7 +238,6 @@ class MaskUpdates(SparseTraining):
             )
 
     def _warn_of_lost_state(self, epoch: int) -> None:
-        """A resumed training whose callback is new knows less than before."""
         hook = self.attachment.hook
         known = dict(hook.gradient_averages)
         if hook.highest_learning_rate is not None:
@@ -269,6 +292,7 @@ class MaskUpdates(SparseTraining):
     def _update_masks(self, step: int) -> None:
         fraction = self._drop_fraction_at(step)
         if self._change_masks(step, fraction):
+            self._updates_made += 1
             self._warn_of_missing_gradients()
             # An array, because TensorFlow keeps every Python number that it has seen.
             self.state.drop_fraction.assign(np.array(fraction, np.float32))
@@ -314,87 +338,3 @@ def _check_grow_data(algorithm: MaskUpdater, grow_data: Any) -> None:
             "it out."
         )
     check_batch("grow_data", grow_data)
-
-
-class _ByClass(MaskUpdates):
-    """Mask updates by the algorithm of the class attribute `updater`."""
-
-    updater: type[MaskUpdater]
-
-    def __init__(
-        self,
-        update_freq: int = 100,
-        drop_fraction: float = 0.3,
-        *,
-        schedule: str | Callable[[int], float] = "cosine",
-        last_update_step: int | None = None,
-        grow_data: Any = None,
-        seed: int = 0,
-        drop_noise: float = 0.0,
-        skip_weight_step: bool = False,
-        kernels: str | Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(
-            self.updater,
-            update_freq,
-            drop_fraction,
-            schedule=schedule,
-            last_update_step=last_update_step,
-            grow_data=grow_data,
-            seed=seed,
-            drop_noise=drop_noise,
-            skip_weight_step=skip_weight_step,
-            kernels=kernels,
-        )
-
-
-class SET(_ByClass):
-    """Sparse evolutionary training: drops small weights, grows at random.
-
-    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`;
-    `grow_data` is refused.
-
-    Source: Mocanu et al. 2018; Evci et al. 2022, section 4.
-    """
-
-    updater = dynamic.SET
-
-
-class RigL(_ByClass):
-    """RigL: drops small weights, grows where the loss gradient is largest.
-
-    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`.
-    RigL itself draws nothing but noise.
-
-    Source: Evci et al. 2020, section 3 and Algorithm 1.
-    """
-
-    updater = dynamic.RigL
-
-
-class RigLInverted(_ByClass):
-    """RigL that grows where the gradient is *smallest*: a control, not a method.
-
-    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`.
-
-    Source: Evci et al. 2022, section 4 and Figure 3.
-    """
-
-    updater = dynamic.RigLInverted
-
-
-class SNFS(_ByClass):
-    """Sparse networks from scratch: grows where the gradient's average is largest.
-
-    New connections are those whose dense gradient, averaged over the training steps
-    with a share of 0.9 for the past, has the largest magnitude. The average costs 4
-    bytes a weight and one pass over the weights in every step. How many connections a
-    layer has stays the same: the redistribution of the original method is left out.
-
-    Arguments after `algorithm`, attributes, logs and errors are those of `MaskUpdates`;
-    `grow_data` is refused.
-
-    Source: Dettmers & Zettlemoyer 2019, "Sparse Networks from Scratch", section 3.
-    """
-
-    updater = dynamic.SNFS

@@ -5,7 +5,8 @@ from typing import Any
 
 from tensorflow import keras
 
-# Which observers take part in a model's training now, in the order of its callbacks.
+# References to the observers that take part in a model's training now, in the order of
+# its callbacks. They hold the model, so this must not hold them.
 _observers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -27,11 +28,11 @@ class MaskUpdateObserver(keras.callbacks.Callback):
         # others was left behind by a training that broke off.
         others = self._others()
         same_training = [other for other in others if other.params is self.params]
-        _observers[self.model] = [*same_training, self]
+        _note(self.model, [*same_training, self])
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Takes part no longer."""
-        _observers[self.model] = self._others()
+        _note(self.model, self._others())
 
     def _others(self) -> "list[MaskUpdateObserver]":
         return [other for other in observers(self.model) if other is not self]
@@ -48,4 +49,10 @@ class MaskUpdateObserver(keras.callbacks.Callback):
 
 def observers(model: Any) -> list[MaskUpdateObserver]:
     """The `MaskUpdateObserver`s that take part in a model's training now."""
-    return _observers.get(model, [])
+    references = _observers.get(model, [])
+    alive = [reference() for reference in references]
+    return [observer for observer in alive if observer is not None]
+
+
+def _note(model: Any, taking_part: list[MaskUpdateObserver]) -> None:
+    _observers[model] = [weakref.ref(observer) for observer in taking_part]

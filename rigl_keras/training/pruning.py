@@ -9,9 +9,12 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms import Magnitude
+from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
 from rigl_keras.training.clock import Countdown
+from rigl_keras.training.outlook import Span
+from rigl_keras.training.session import Session
 
 # The schedule is asked for so many steps at a time: once a step would cost too much.
 _BLOCK = 1024
@@ -59,6 +62,7 @@ class Pruning(SparseTraining):
     ) -> None:
         super().__init__(kernels)
         self._pruner = Magnitude(ranking)
+        self._ranking = ranking
         self.schedule = _checked_schedule(schedule)
         self._evaluate = tf.function(self._evaluate_block)
         self._first = 0  # the step that `_is_due` begins with
@@ -66,9 +70,16 @@ class Pruning(SparseTraining):
         self._sparsity = np.zeros(0, np.float32)
         self._countdown = Countdown()
         self._batches_left = math.inf  # in this epoch
+        self._pruned_to: float | None = None
+
+    def _begin(self, session: Session) -> None:
+        super()._begin(session)
+        self._pruned_to = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Looks at the optimizer's step count anew: other callbacks may restore it."""
+        super().on_epoch_begin(epoch, logs)
+        self._warn_of_outlook(epoch)
         self._countdown.start(0)
         steps = self.params.get("steps")
         self._batches_left = math.inf if steps is None else steps
@@ -121,12 +132,38 @@ class Pruning(SparseTraining):
         # The execution that brings the step comes after so many whole ones.
         self._countdown.start(missing // self._steps_per_execution + 1)
 
+    def _outlook(self, span: Span) -> str | None:
+        """See `SparseTraining`."""
+        return self._shortfall(span, self._highest_sparsity(span))
+
+    def _hindsight(self, span: Span) -> str | None:
+        """See `SparseTraining`."""
+        return self._shortfall(span, self._pruned_to)
+
+    def _shortfall(self, span: Span, reached: float | None) -> str | None:
+        goal = None
+        for name in ("final_sparsity", "target_sparsity"):  # of TFMOT's schedules
+            goal = getattr(self.schedule, name, goal)
+        return outlook.of_pruning(
+            self.attachment.counts(), span, reached, goal, ranking=self._ranking
+        )
+
+    def _highest_sparsity(self, span: Span) -> float | None:
+        """The highest that the schedule asks for in some steps; None for none."""
+        highest = None
+        step = span.first
+        while step <= span.last:
+            is_due, sparsity = self._schedule_from(step)
+            count = min(len(is_due), span.last - step + 1)
+            for index in np.flatnonzero(is_due[:count]):
+                asked = _checked_sparsity(sparsity[index], step + int(index))
+                highest = asked if highest is None else max(asked, highest)
+            step += count
+        return highest
+
     def _prune(self, step: int, sparsity: float) -> None:
-        if not 0 <= sparsity < 1:
-            raise ValueError(
-                f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
-                f"step {step}."
-            )
+        sparsity = _checked_sparsity(sparsity, step)
+        self._pruned_to = max(sparsity, self._pruned_to or 0.0)
         if self._change_masks(step, sparsity):
             self.state.thresholds.assign(self.attachment.smallest_magnitudes())
 
@@ -149,6 +186,15 @@ class Pruning(SparseTraining):
             return tf.cast(is_due, tf.bool), tf.cast(sparsity, tf.float32)
 
         return tf.map_fn(evaluate, steps, fn_output_signature=(tf.bool, tf.float32))
+
+
+def _checked_sparsity(sparsity: float, step: int) -> float:
+    if not 0 <= sparsity < 1:
+        raise ValueError(
+            f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
+            f"step {step}."
+        )
+    return float(sparsity)
 
 
 def _checked_schedule(schedule: Any) -> Callable:

@@ -6,17 +6,21 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import tensorflow as tf
+
 from rigl_keras import compat
 from rigl_keras.core.masks import trainable_kernels
 from rigl_keras.training.attachment import Attachment
 
-# The training that each model is in, right now.
+# References to the training that each model is in, right now. It holds the model, so
+# this must not hold it; the members do.
 _sessions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def session_of(model: Any) -> "Session | None":
     """The `Session` in which a model is trained right now, or None."""
-    return _sessions.get(model)
+    reference = _sessions.get(model)
+    return None if reference is None else reference()
 
 
 class Member(Protocol):
@@ -90,7 +94,7 @@ class Session:
         self._state = _State.JOINING
         self._members.append(member)
         member.attachment.attach()
-        _sessions[self.model] = self
+        _sessions[self.model] = weakref.ref(self)
 
     def leave(self, member: Member) -> None:
         """Detaches a callback; the last one leaves the model as it was."""
@@ -252,7 +256,13 @@ class FitSession(Session):
         if self._state is _State.LEFT_BEHIND:
             self._end_left_behind()
             return self._run_without_members(iterator)
-        logs = self.run(self._run_train_function, iterator)
+        try:
+            logs = self.run(self._run_train_function, iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            raise  # The data has ended, which is how Keras finds out.
+        except BaseException:
+            self.end()
+            raise
         return {**logs, **self.logs} if isinstance(logs, dict) else logs
 
     def _run_train_function(self, iterator: Any) -> Any:

@@ -2,8 +2,8 @@
 
 The reference follows the paper's TF2 code (arXiv 2010.03533): after a weight step, the
 loss of every example of a fixed batch, each with the regulariser, is summed, and its
-gradient at the new weights says where to grow. Nothing of it is TensorFlow, and sums are
-of float64.
+gradient at the new weights says where to grow. Nothing of it is TensorFlow, and sums
+are of float64.
 """
 
 from typing import NamedTuple
@@ -240,9 +240,7 @@ def record_updates(name, digits):
         seeds=algorithm.Seeds(0, 0, 0),
     )
     recorder = Recorder()
-    model.fit(
-        batches, shuffle=False, verbose=0, callbacks=[recorder, updater]
-    )
+    model.fit(batches, shuffle=False, verbose=0, callbacks=[recorder, updater])
     expected = range(UPDATE_FREQ, LAST_STEP + 1, UPDATE_FREQ)
     assert [step for step, *_ in recorder.updates] == list(expected)
     return recorder.updates

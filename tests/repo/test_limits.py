@@ -16,7 +16,7 @@ PUBLISHED = {
     "convert.sparsify",
     "counting.training_flops",
     "dynamic.MaskUpdates.__init__",
-    "dynamic._ByClass.__init__",
+    "named._ByClass.__init__",
     "hessian.LossHessian.__init__",
     "hessian.hessian",
     "in_memory.ImageData.train_batches",

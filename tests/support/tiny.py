@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorflow import keras
 
@@ -10,6 +11,10 @@ import rigl_keras
 
 IS_KERAS_3 = hasattr(keras, "ops")
 INPUTS, HIDDEN, OUTPUTS = 6, 8, 3
+# A test whose training is too short for its schedule, and is told so.
+too_short = pytest.mark.filterwarnings(
+    "ignore:.* (of|in) this training, steps:UserWarning"
+)
 
 
 @functools.cache

@@ -113,6 +113,7 @@ def test_updates_are_counted_in_steps_of_the_optimizer():
     assert steps == [2, 4, 6]
 
 
+@tiny.too_short
 def test_a_step_that_spans_two_fits():
     few = trained(OPTIMIZERS.SGD(2.0**-6, 0.5), tiny.forever(RigL, 2))
     model = tiny.compiled(exact_net(), sgd(4))
@@ -123,6 +124,7 @@ def test_a_step_that_spans_two_fits():
     assert_same(few, model)
 
 
+@tiny.too_short
 @pytest.mark.parametrize("every", [1, 3])
 def test_pruning_comes_before_the_first_batch_of_a_step(every):
     def prune(accumulated):
@@ -194,6 +196,7 @@ def test_on_replicas_keras_itself_fails_and_this_is_said():
         tiny.fit(model, Static())
 
 
+@tiny.too_short
 def test_a_step_that_began_before_another_callback_came_is_not_grown_by():
     model = tiny.compiled(exact_net(), sgd(4))
     fit(model, tiny.forever(RigL, 2), x=X[:28], y=Y[:28], batch_size=4)

@@ -28,6 +28,7 @@ def test_updates_come_at_multiples_of_update_freq():
     ]
 
 
+@tiny.too_short
 def test_none_is_three_quarters_of_the_training_resolved_once():
     model = tiny.sparse_mlp()
     callback = SET(1, 0.8, schedule="constant")
@@ -213,6 +214,7 @@ def test_updates_inside_an_execution_are_refused(size, every):
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
+@tiny.too_short
 def test_what_is_due_after_the_trainings_end_does_not_matter():
     model = tiny.sparse_mlp(steps_per_execution=3)
     # Executions end at 3, 4, 7, 8; 9 would be inside one of a third epoch.

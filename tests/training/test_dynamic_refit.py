@@ -1,12 +1,17 @@
 """One training after another: with the same callback, another, or none."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny
 from tensorflow import keras
 
 import rigl_keras
 from rigl_keras import SET, RigL, RigLInverted, Static
+from rigl_keras.training import observers, session
 
 
 def test_a_fit_goes_on_where_the_last_one_ended():
@@ -150,3 +155,43 @@ def test_the_model_is_left_as_it_was():
     callback = tiny.forever(RigL)
     tiny.fit(model, callback)
     assert (set(vars(model)), set(vars(model.optimizer))) == attributes
+
+
+def test_a_training_that_broke_off_in_a_step_ends_there():
+    model, callback = tiny.sparse_mlp(), tiny.forever(RigL, 2, 0.8)
+    plain_apply = model.optimizer.apply_gradients
+
+    def batches():
+        yield from [tiny.data(8)] * 2
+        raise StopError
+
+    with pytest.raises((StopError, tf.errors.OpError)):
+        model.fit(
+            batches(), steps_per_epoch=4, epochs=1, verbose=0, callbacks=[callback]
+        )
+    assert session.session_of(model) is None
+    assert "make_train_function" not in vars(model)
+    assert model.optimizer.apply_gradients == plain_apply
+    assert tiny.update_steps(model, callback) == [4, 6]
+
+
+def test_a_training_that_broke_off_between_steps_holds_nothing():
+    model = tiny.sparse_mlp()
+    broken_off(model, tiny.forever(RigL, 2, 0.8), rigl_keras.GradientFlow(tiny.data()))
+    assert session.session_of(model) is not None
+    reference = weakref.ref(model)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert reference() is None
+    assert not list(session._sessions) and not list(observers._observers)
+
+
+def test_a_loop_of_ones_own_after_a_fit_that_broke_off():
+    model = tiny.sparse_mlp()
+    broken_off(model, tiny.forever(RigL, 2, 0.8))
+    with Static().attached(model, total_steps=2) as callback:
+        assert len(session.session_of(model)._members) == 1
+        callback.run(model.train_on_batch, *tiny.data(8))
+    assert session.session_of(model) is None
+    tiny.assert_zero_off_masks(model)

@@ -133,6 +133,7 @@ def test_a_second_fit_goes_on_with_the_average():
     assert_same_snfs((model, callback), undisturbed())
 
 
+@tiny.too_short
 def test_compiling_again_keeps_the_average():
     model, callback = tiny.sparse_mlp(), tiny.forever(SNFS, 3, 0.6)
     train(model, callback, last=4)
@@ -147,6 +148,7 @@ def test_compiling_again_keeps_the_average():
     assert_all_close(averages(callback), expected, rtol=1e-4, atol=1e-6)
 
 
+@tiny.too_short
 def test_a_gradient_that_is_not_finite_does_not_enter_the_average():
     model, callback = tiny.sparse_mlp(keras.optimizers.SGD(0.0)), SNFS(9, 0.6)
     train(model, callback, last=4)

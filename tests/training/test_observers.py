@@ -89,6 +89,7 @@ def test_begin_and_end_enclose_the_change(callback, comes_first):
     assert_masks_change_between(calls, first, rigl_keras.get_masks(model))
 
 
+@tiny.too_short
 @pytest.mark.parametrize("comes_first", [True, False])
 def test_pruning_belongs_to_the_step_that_begins_with_it(comes_first):
     """The optimizer has then made one step less."""

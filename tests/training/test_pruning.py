@@ -176,6 +176,7 @@ def test_a_schedule_is_followed_for_longer_than_is_planned_at_once():
     assert tiny.counts(model)["out/kernel"] == 6
 
 
+@tiny.too_short
 @pytest.mark.parametrize(("sparsity", "begin"), [(0.0, 1), (0.5, 9)])
 def test_sparsity_0_and_steps_before_the_first_pruning_change_nothing(sparsity, begin):
     with_it, without = dense_mlp(), dense_mlp()
@@ -208,13 +209,26 @@ def test_what_is_no_schedule_is_refused(schedule):
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.25, float("nan")])
-def test_a_sparsity_out_of_range_is_refused_at_its_step(sparsity):
+def test_a_sparsity_out_of_range_is_refused_before_the_training(sparsity):
     model = dense_mlp()
     masks = rigl_keras.get_masks(model)
     with pytest.raises(ValueError, match=r"\[0, 1\), got .* at step 3"):
         tiny.fit(model, Pruning(lambda step: (step == 3, sparsity)))
-    assert int(model.optimizer.iterations.numpy()) == 2
+    assert int(model.optimizer.iterations.numpy()) == 0
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
+
+
+def test_a_sparsity_out_of_range_is_refused_at_its_step_where_no_end_is_known():
+    model = dense_mlp()
+    x, y = tiny.data()
+    batches = (
+        tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda *_: True)
+    )
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 90.0 at step 3"):
+        model.fit(
+            batches, verbose=0, callbacks=[Pruning(lambda step: (step == 3, 90.0))]
+        )
+    assert int(model.optimizer.iterations.numpy()) == 2
 
 
 def test_an_unknown_ranking_is_refused():
@@ -231,6 +245,7 @@ def test_a_model_without_masks_is_refused():
 # Other set-ups
 
 
+@tiny.too_short
 def test_a_killed_and_resumed_training_ends_as_an_undisturbed_one(tmp_path):
     at = 1
 
@@ -259,6 +274,7 @@ def test_a_killed_and_resumed_training_ends_as_an_undisturbed_one(tmp_path):
     assert pruning.thresholds() == thresholds
 
 
+@tiny.too_short
 def test_a_callback_that_restores_the_step_is_followed():
     model = dense_mlp()
 
@@ -281,6 +297,7 @@ def test_steps_in_one_execution_train_as_steps_alone():
     assert_same_training(alone, together)
 
 
+@tiny.too_short
 @pytest.mark.parametrize(
     ("due", "pruned_by"),
     [
@@ -309,6 +326,7 @@ def test_the_last_of_several_prunings_in_an_execution_counts():
     assert tiny.counts(model) == {"hidden/kernel": 12, "out/kernel": 6}
 
 
+@tiny.too_short
 def test_a_second_fit_goes_on_where_the_first_ended():
     once, twice = dense_mlp(), dense_mlp()
     tiny.fit(once, gradual(), epochs=3)
