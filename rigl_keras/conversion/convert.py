@@ -1,5 +1,8 @@
 """Between plain and sparse models: `sparsify` and `strip`."""
 
+from collections.abc import Mapping
+
+import numpy as np
 from tensorflow import keras
 
 from rigl_keras import compat
@@ -12,7 +15,7 @@ from rigl_keras.conversion.copies import (
     is_wrapper,
     scope_of,
 )
-from rigl_keras.core import kernels
+from rigl_keras.core import asked, kernels
 from rigl_keras.core.initial_masks import METHODS, given_masks, plan_masks
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
@@ -38,14 +41,18 @@ def sparsify(
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
     Weights are copied. The copy is to be compiled anew. Prints which weights of rank 2
-    or more, but biases, stay dense.
+    or more, but biases, stay dense, and why; and, where it is not what was asked for,
+    how sparse that makes the masked kernels and all of them. `summary` shows it again.
 
     Args:
       model: a built Sequential or Functional model, nested ones included, without
         Sparse layers; any other layer in it may hold layers of its own. Or a subclassed
         model with a config, of which the copy is a `SparseModel`.
-      sparsity: share of zeros among the kernels' weights, in [0, 1). 0 gives every
-        kernel a mask of ones, from which pruning starts.
+      sparsity: share of zeros, in [0, 1), among all weights of the kernels that no
+        override matches. Of these "er" and "erk" may leave small ones dense and make
+        the others sparser for it. What is overridden, and what is no kernel, does not
+        count: the whole model has another sparsity. 0 gives every kernel a mask of
+        ones, from which pruning starts.
       distribution: "uniform", "er" or "erk" (see `rigl_keras.distributions`); a
         function `(shapes, sparsity, overrides) -> sparsities` like those; or a mapping
         from kernels' paths to sparsities, which leaves all others dense and stands in
@@ -58,7 +65,9 @@ def sparsify(
       method: "random", or "magnitude" to keep each kernel's largest weights.
       seed: int, for random masks.
       init_seed: int, for the initializer; `seed` when None.
-      verbose: bool, whether to print what stays dense.
+      verbose: bool, whether to print what stays dense and, where one of them differs
+        from `sparsity` by more than 0.1 percentage points, the sparsity of the masked
+        kernels and of all weights of rank 2 or more but biases.
       masks: None, or a mapping from kernels' paths to arrays of 0/1 or bool, of their
         shapes, such as `get_masks` returns: the masks themselves, in place of
         `sparsity`, `distribution` and `method`. Kernels it leaves out stay dense.
@@ -102,8 +111,19 @@ def sparsify(
     if initializer is not None:
         draw_seed = seed if init_seed is None else init_seed
         _draw_weights(sparse, initializer, draw_seed)
+    is_one_number = masks is None and not isinstance(distribution, Mapping)
+    reasons = asked.dense_reasons(
+        maskable,
+        plan,
+        distribution=distribution,
+        overrides=overrides,
+        masks=masks,
+        include=include,
+    )
+    asked.note(sparse, asked.Asked(sparsity if is_one_number else None, reasons))
     if verbose:
-        _print_dense_weights(sparse)
+        _print_dense_weights(sparse, reasons)
+        _print_sparsity(maskable, plan, sparsity if is_one_number else None)
     compat.refuse_fit(sparse)
     return sparse
 
@@ -178,7 +198,7 @@ def strip(model):
     return plain
 
 
-def _print_dense_weights(model):
+def _print_dense_weights(model, reasons):
     sparse = {id(kernel.kernel) for kernel in sparse_kernels(model)}
     masks = {id(kernel.mask) for kernel in sparse_kernels(model)}
     dense = [
@@ -188,10 +208,28 @@ def _print_dense_weights(model):
         and not compat.variable_name(weight).endswith("bias")
         and id(weight) not in sparse | masks
     ]
+    by_reason: dict = {}
+    for path in dense:
+        by_reason.setdefault(reasons.get(path), []).append(path)
+    parts = [
+        ", ".join(paths) + (f" ({reason})" if reason else "")
+        for reason, paths in by_reason.items()
+    ]
     print(
         f"sparsify: {len(sparse)} sparse kernels; left dense: "
-        f"{', '.join(dense) if dense else 'none'}."
+        f"{'; '.join(parts) if parts else 'none'}."
     )
+
+
+def _print_sparsity(maskable, plan, wish):
+    """Prints how sparse the model is, if that is not what was asked for."""
+    planned = [initial.mask for initial in plan.values()]
+    zeros = sum(mask.size - np.count_nonzero(mask) for mask in planned)
+    masked_share = zeros / sum(mask.size for mask in planned)
+    whole = zeros / sum(np.prod(tuple(kernel.variable.shape)) for kernel in maskable)
+    expected = masked_share if wish is None else wish
+    if max(abs(masked_share - expected), abs(whole - expected)) > 0.001:
+        print(f"sparsify: {asked.described(wish, masked_share, whole)}.")
 
 
 def _check_plain(model):

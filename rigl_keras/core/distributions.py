@@ -1,8 +1,9 @@
 """How the sparsity of a network is spread over its kernels.
 
 A distribution takes the shapes of the kernels and one sparsity, and returns a sparsity
-for each kernel. Kernels are laid out as in Keras: receptive-field taps first, then
-input units, then output units.
+for each kernel. The one sparsity is that of the kernels without an override, counted
+together, whether or not some of them come out dense. Kernels are laid out as in Keras:
+receptive-field taps first, then input units, then output units.
 """
 
 import fnmatch
@@ -23,7 +24,8 @@ def uniform(
 
     Args:
       shapes: kernel path -> shape, of rank 2 or more, with positive dimensions.
-      sparsity: fraction of weights that are inactive, in [0, 1).
+      sparsity: fraction of weights that are inactive, in [0, 1), in each kernel that no
+        override matches. With overrides the whole network has another one.
       overrides: glob pattern -> sparsity in [0, 1) of the kernels whose path it matches
         (case-sensitively, as in `fnmatch.fnmatchcase`). The first match wins; 0 keeps a
         kernel dense.
@@ -50,9 +52,10 @@ def er(
     Args:
       shapes: kernel path -> shape, of rank 2 or more, with positive dimensions. The
         last two are n_in and n_out.
-      sparsity: fraction of all weights that are inactive, in [0, 1). Of N weights,
-        N - floor(sparsity * N) remain; a kernel whose density would exceed 1 becomes
-        dense, at the expense of the others.
+      sparsity: fraction of weights that are inactive, in [0, 1), among all kernels that
+        no override matches. Of their N weights, N - floor(sparsity * N) remain; a
+        kernel whose density would exceed 1 becomes dense, at the expense of the others,
+        which are sparser than `sparsity` then.
       overrides: glob pattern -> sparsity in [0, 1) of the kernels whose path it matches
         (case-sensitively, as in `fnmatch.fnmatchcase`). The first match wins; 0 keeps a
         kernel dense. These kernels count neither in N nor in what remains of it.
@@ -81,9 +84,10 @@ def erk(
 
     Args:
       shapes: kernel path -> shape, of rank 2 or more, with positive dimensions.
-      sparsity: fraction of all weights that are inactive, in [0, 1). Of N weights,
-        N - floor(sparsity * N) remain; a kernel whose density would exceed 1 becomes
-        dense, at the expense of the others.
+      sparsity: fraction of weights that are inactive, in [0, 1), among all kernels that
+        no override matches. Of their N weights, N - floor(sparsity * N) remain; a
+        kernel whose density would exceed 1 becomes dense, at the expense of the others,
+        which are sparser than `sparsity` then.
       overrides: glob pattern -> sparsity in [0, 1) of the kernels whose path it matches
         (case-sensitively, as in `fnmatch.fnmatchcase`). The first match wins; 0 keeps a
         kernel dense. These kernels count neither in N nor in what remains of it.

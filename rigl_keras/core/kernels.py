@@ -43,6 +43,11 @@ class Kernel(NamedTuple):
         return is_kernel(self.owner, self.variable)
 
     @property
+    def is_depthwise(self) -> bool:
+        """True for the kernel of a convolution of each channel by itself."""
+        return _is_depthwise(self.owner, self.variable)
+
+    @property
     def is_embedding(self) -> bool:
         """True for a table whose rows are looked up, so that there is no fan-in."""
         return isinstance(self.owner, keras.layers.Embedding)

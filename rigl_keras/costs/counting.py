@@ -44,6 +44,7 @@ class KernelCost:
       uses: how often an example makes use of each weight, such as the pixels of a
         convolution's output; None where that cannot be known.
       outputs: how many numbers it computes for an example, or None.
+      reason: why that cannot be known, or None where it is.
     """
 
     path: str
@@ -53,6 +54,7 @@ class KernelCost:
     units: int
     uses: float | None
     outputs: float | None
+    reason: str | None = None
 
     @property
     def size(self):
@@ -128,6 +130,16 @@ class ModelCost:
         return _sum(row.dense_flops for row in self.rows)
 
     @property
+    def counted_flops(self):
+        """FLOPs of the rows where they are known: the model's are at least these."""
+        return sum(row.flops or 0 for row in self.rows)
+
+    @property
+    def counted_dense_flops(self):
+        """The same were the model dense."""
+        return sum(row.dense_flops or 0 for row in self.rows)
+
+    @property
     def size_bytes(self):
         """Bytes of the model."""
         return sum(row.bytes for row in self.rows)
@@ -142,6 +154,11 @@ class ModelCost:
         """Paths of the rows whose FLOPs cannot be known, a list."""
         return [row.path for row in self.rows if row.flops is None]
 
+    @property
+    def reasons(self):
+        """Why they cannot be known: a dict from these paths to texts."""
+        return {row.path: row.reason for row in self.rows if row.flops is None}
+
 
 def _sum(values):
     values = list(values)
@@ -155,7 +172,8 @@ def model_cost(model, sparsities=None, input_shape=None):
     as it is called. Layers that derive from Keras's Dense, EinsumDense (in
     MultiHeadAttention too), convolutions, Embedding and recurrent layers are known. The
     FLOPs of other weights of rank 2 or more are None, and so are those of layers that
-    are not called, or called inside a loop of the model's own.
+    are not called, or called inside a loop of the model's own. Each such row says why,
+    and the model's `counted_flops` are those of all others.
 
     Args:
       model: a built model, dense or sparse (also by TFMOT's `prune_low_magnitude`).
@@ -184,26 +202,27 @@ def model_cost(model, sparsities=None, input_shape=None):
             "call model.build(input_shape), before."
         )
     active = _active(model, maskable, sparsities)
-    uses = find_uses(model, input_shape)
-    rows = []
-    for kernel in maskable:
-        use = uses.get(id(kernel.variable))
-        if use is None and _multiplies_nothing(kernel):
-            use = NO_PRODUCTS
-        shape = tuple(kernel.variable.shape)
-        count = active.get(kernel.path)
-        rows.append(
-            KernelCost(
-                kernel.path,
-                shape,
-                math.prod(shape) if count is None else count,
-                count is not None,
-                kernel.connection_shape[-1] if use is None else use.units,
-                None if use is None else use.uses,
-                None if use is None else use.outputs,
-            )
-        )
+    found = find_uses(model, input_shape)
+    rows = [_row(kernel, active.get(kernel.path), found) for kernel in maskable]
     return ModelCost(tuple(rows), _other_parameters(model, maskable))
+
+
+def _row(kernel, count, found):
+    """The cost of a kernel, `count` of whose weights are active; None without mask."""
+    key, shape = id(kernel.variable), tuple(kernel.variable.shape)
+    use = found.uses.get(key)
+    if use is None and _multiplies_nothing(kernel):
+        use = NO_PRODUCTS
+    return KernelCost(
+        kernel.path,
+        shape,
+        math.prod(shape) if count is None else count,
+        count is not None,
+        kernel.connection_shape[-1] if use is None else use.units,
+        None if use is None else use.uses,
+        None if use is None else use.outputs,
+        found.reasons.get(key, found.otherwise) if use is None else None,
+    )
 
 
 def _active(model, maskable, sparsities):
@@ -307,7 +326,7 @@ def training_flops(
     if cost.uncounted:
         raise ValueError(
             f"The FLOPs of {cost.uncounted} cannot be known, so neither can those of "
-            "the training. Give `input_shape`, if the model's inputs have none."
+            f"the training: {'; '.join(sorted(set(cost.reasons.values())))}."
         )
     sparse, dense = cost.inference_flops, cost.dense_flops
     if method == "pruning":

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from rigl_keras import compat
-from rigl_keras.core import kernels
+from rigl_keras.core import asked, kernels
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.costs.counting import ModelCost, model_cost
+from rigl_keras.costs.text import lines
 
 
 class SummaryRow(NamedTuple):
@@ -23,6 +24,9 @@ class SummaryRow(NamedTuple):
         each output; None where they cannot be known, and for what is no kernel.
       bytes: bytes with the biases of its outputs, as `rigl_keras.cost` counts them;
         None for what is no kernel.
+      kind: "kernel" for any weight of rank 2 or more that is no bias, such as an
+        embedding too; "bias", "normalisation" or "other" for the rest.
+      reason: why `sparsify` left it dense; None where it did not, or is not known.
     """
 
     path: str
@@ -32,6 +36,8 @@ class SummaryRow(NamedTuple):
     masked: bool
     flops: float | None = None
     bytes: float | None = None
+    kind: str = "kernel"
+    reason: str | None = None
 
     @property
     def sparsity(self):
@@ -47,11 +53,14 @@ class Summary(NamedTuple):
       cost: the `rigl_keras.cost.ModelCost` of the model, or None where it could not be
         counted.
       missing: None, or why there is no cost.
+      asked: the sparsity that `sparsify` was asked for; None where it was not given as
+        one number, or is not known, as of a model that was loaded from a file.
     """
 
     rows: list[SummaryRow]
     cost: ModelCost | None = None
     missing: str | None = None
+    asked: float | None = None
 
     @property
     def active(self):
@@ -71,17 +80,33 @@ class Summary(NamedTuple):
     @property
     def kernel_sparsity(self):
         """Share of zeros among the weights of the masked kernels; 0 without any."""
-        masked = [row for row in self.rows if row.masked]
-        size = sum(row.size for row in masked)
-        return 1 - sum(row.active for row in masked) / size if size else 0.0
+        return _zeros(row for row in self.rows if row.masked)
+
+    @property
+    def all_kernels_sparsity(self):
+        """Share of zeros among the weights of all kernels, dense ones included."""
+        return _zeros(row for row in self.rows if row.kind == "kernel")
+
+
+def _zeros(rows):
+    rows = list(rows)
+    size = sum(row.size for row in rows)
+    return 1 - sum(row.active for row in rows) / size if size else 0.0
 
 
 def summary(model, print_fn=print, input_shape=None):
     """Prints a table of a model's weights, dense and sparse.
 
+    Each kernel has a line, as has any weight of rank 2 or more that is no bias; all
+    biases have one together, and so have all vectors of normalisation. A line says why
+    `sparsify` left its kernel dense. Under the table are the sparsity that `sparsify`
+    was asked for and those that the model has. Files do not hold what was asked for nor
+    the reasons: of a loaded model the table shows the masks alone.
+
     FLOPs and bytes are those of `rigl_keras.model_cost`; "-" stands for FLOPs that
-    cannot be known. Where the model's own code does not let itself be traced, the table
-    has no costs and ends with the reason.
+    cannot be known, and "at least" for a sum without these, whose reasons follow. Where
+    the model's own code does not let itself be traced, the table has no costs and ends
+    with the reason.
 
     Args:
       model: a built model.
@@ -89,7 +114,7 @@ def summary(model, print_fn=print, input_shape=None):
       input_shape: shape of one example, without the batch, as in `model_cost`.
 
     Returns:
-      A `Summary`.
+      A `Summary`, with a row for every weight.
 
     Raises:
       TypeError: when `model` is no model of the Keras in use.
@@ -97,14 +122,15 @@ def summary(model, print_fn=print, input_shape=None):
     """
     compat.check_layer(model, "a model")
     cost, missing = _cost(model, input_shape)
-    data = Summary(_rows(model, cost), cost, missing)
+    wish = asked.noted(model) or asked.Asked(None, {})
+    data = Summary(_rows(model, cost, wish.reasons), cost, missing, wish.sparsity)
     if not data.rows:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "
             "model.build(input_shape), before summary."
         )
     if print_fn is not None:
-        for line in _lines(model.name, data):
+        for line in lines(model.name, data):
             print_fn(line)
     return data
 
@@ -121,88 +147,38 @@ def _cost(model, input_shape):
         return None, f"{type(error).__name__}: {error}"
 
 
-def _rows(model, cost):
+def _rows(model, cost, reasons):
     costs = {} if cost is None else {row.path: row for row in cost.rows}
     masks = {kernel.path: kernel.mask for kernel in sparse_kernels(model)}
     hidden = {id(mask) for mask in masks.values()}
     rows = []
-    for path, _, weight in kernels.named_weights(model):
+    for path, owner, weight in kernels.named_weights(model):
         if id(weight) in hidden:
             continue
         shape = tuple(weight.shape)
         size = int(np.prod(shape))
         mask = masks.get(path)
         active = size if mask is None else int(np.count_nonzero(mask.numpy()))
-        row = SummaryRow(path, shape, active, size, mask is not None)
+        row = SummaryRow(
+            path,
+            shape,
+            active,
+            size,
+            mask is not None,
+            kind=_kind(owner, weight),
+            # A mask of ones may have changed since.
+            reason=reasons.get(path) if active == size else None,
+        )
         if path in costs:
             row = row._replace(flops=costs[path].flops, bytes=costs[path].bytes)
         rows.append(row)
     return rows
 
 
-def _lines(name, data):
-    cells = [("weight", "shape", "active", "size", "sparsity", "FLOPs", "bytes")]
-    cells += [
-        (
-            row.path,
-            "×".join(map(str, row.shape)) or "scalar",
-            f"{row.active:,}",
-            f"{row.size:,}",
-            f"{row.sparsity:.2%}" if row.masked else "dense",
-            "" if row.bytes is None else _number(row.flops),
-            "" if row.bytes is None else _number(row.bytes),
-        )
-        for row in data.rows
-    ]
-    masked = [row for row in data.rows if row.masked]
-    kernels_only = [row for row in data.rows if row.bytes is not None]
-    totals = [
-        ("masked kernels", "", *_totals(masked), *_total_costs(masked)),
-        ("all weights", "", *_totals(data.rows), *_total_costs(kernels_only)),
-    ]
-    widths = [max(len(row[i]) for row in cells + totals) for i in range(len(cells[0]))]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    body = [_line(row, widths) for row in cells]
-    return [
-        f"Sparsity of {name!r}",
-        rule,
-        body[0],
-        rule,
-        *body[1:],
-        rule,
-        *(_line(row, widths) for row in totals),
-        rule,
-        *_why_costs_are_missing(data.missing),
-    ]
-
-
-def _why_costs_are_missing(reason):
-    if reason is None:
-        return []
-    lines = [line for line in reason.splitlines() if line.strip()]
-    return ["FLOPs and bytes are missing, since they cannot be counted:", *lines]
-
-
-def _totals(rows):
-    active = sum(row.active for row in rows)
-    size = sum(row.size for row in rows)
-    return f"{active:,}", f"{size:,}", f"{1 - active / size if size else 0:.2%}"
-
-
-def _total_costs(rows):
-    """Sums as text; what is unknown in one row is unknown in the sum."""
-    values = ([row.flops for row in rows], [row.bytes for row in rows])
-    return [
-        _number(None if None in known or not known else sum(known)) for known in values
-    ]
-
-
-def _number(value):
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def _line(row, widths):
-    path, shape, *numbers = row
-    left = f"{path:<{widths[0]}}  {shape:<{widths[1]}}"
-    right = "  ".join(f"{n:>{w}}" for n, w in zip(numbers, widths[2:], strict=True))
-    return f"{left}  {right}".rstrip()
+def _kind(owner, weight):
+    if compat.variable_name(weight).endswith("bias"):
+        return "bias"
+    if len(weight.shape) >= 2:
+        return "kernel"
+    is_norm = "Normalization" in type(owner).__name__
+    return "normalisation" if is_norm else "other"

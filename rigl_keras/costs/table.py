@@ -34,7 +34,8 @@ def planned_sparsities(
 
     Args:
       model: a built model.
-      sparsity: share of zeros, in [0, 1).
+      sparsity: share of zeros, in [0, 1), among the kernels that do not stay dense by
+        `dense`.
       distribution: "uniform", "er" or "erk".
       dense: glob patterns on the paths of kernels that stay dense.
 

@@ -53,6 +53,28 @@ class Use(NamedTuple):
 NO_PRODUCTS = Use(0, 0, 0)
 
 
+class Found(NamedTuple):
+    """What a trace shows of a model's kernels, by the ids of their variables.
+
+    Attributes:
+      uses: a dict to the `Use` of each kernel of which it is known.
+      reasons: a dict to texts that say why it is not known of the others.
+      otherwise: the reason for kernels in neither.
+    """
+
+    uses: dict[int, Use]
+    reasons: dict[int, str]
+    otherwise: str
+
+
+_NO_INPUTS = "the model has no inputs of its own (give `input_shape`)"
+_NO_SIZE = "the size of its inputs is not known (give `input_shape`)"
+_NO_STEPS = "the number of time steps is not known (give `input_shape`)"
+_IN_LOOP = "its layer is called inside a loop or a condition"
+_NOT_CALLED = "its layer is not called"
+_OWN_CELL = "its recurrent cell is of a type of its own"
+
+
 def find_uses(model, input_shape=None):
     """Traces one forward pass and counts how each kernel is used in it.
 
@@ -62,22 +84,22 @@ def find_uses(model, input_shape=None):
         dict of shapes, as the model takes them. None for the model's own inputs.
 
     Returns:
-      A dict from the ids of variables to `Use`. Those for which it cannot be known are
-      left out: a layer of a type of its own, one that was not called or called inside a
-      loop, inputs of unknown shape.
+      A `Found`. It is not known how a kernel is used in a layer of a type of its own,
+      in one that was not called or called inside a loop, for inputs of unknown shape.
     """
     specs = _specs(model, input_shape)
     if specs is None:
-        return {}
+        return Found({}, {}, _NO_INPUTS)
     batch = tf.nest.flatten(specs)[0].shape[0]
     recorder = _Recorder()
     with _observed(model, recorder):
         compat.trace(functools.partial(recorder.forward, model), specs)
-    return {
+    uses = {
         key: Use(_share(use.uses, batch), _share(use.outputs, batch), use.units)
         for key, use in recorder.found.items()
-        if key not in recorder.unknown
+        if key not in recorder.reasons
     }
+    return Found(uses, recorder.reasons, _NOT_CALLED)
 
 
 def _share(total, batch):
@@ -122,7 +144,7 @@ class _Recorder:
 
     def __init__(self):
         self.found: dict[int, Use] = {}
-        self.unknown: set[int] = set()
+        self.reasons: dict[int, str] = {}  # Why some are not known.
         self._graph = None
         self._is_muted = False
         self._times = 1
@@ -137,10 +159,11 @@ class _Recorder:
         if self._is_muted:
             return
         uses = _uses(layer, inputs, outputs)
+        reason = _why_unknown(layer, inputs, outputs)
         if tf.compat.v1.get_default_graph() is not self._graph:
-            uses = {}  # Inside a loop or a condition.
+            uses, reason = {}, _IN_LOOP
         for weight in _weights(layer):
-            self._add(weight, uses.get(compat.variable_name(weight)))
+            self._add(weight, uses.get(compat.variable_name(weight)), reason)
 
     def observe_loop(self, layer, call, args, *, kwargs):
         """Calls a layer that loops over others, and notes what these do."""
@@ -172,6 +195,7 @@ class _Recorder:
         steps = _steps(layer, tf.nest.flatten(inputs)[0], tf.nest.flatten(outputs)[0])
         for cell, _ in kernels.walk(layer):
             is_known = isinstance(layer, _RECURRENT) or isinstance(cell, _CELLS)
+            reason = _NO_STEPS if is_known and steps is None else _OWN_CELL
             for weight in _weights(cell):
                 name, units = compat.variable_name(weight), weight.shape[-1]
                 use = None
@@ -180,11 +204,13 @@ class _Recorder:
                 elif is_known and steps is not None and name == "recurrent_kernel":
                     # Its products are added to the kernel's, before the one bias.
                     use = Use(steps, 0, 0)
-                self._add(weight, use)
+                self._add(weight, use, reason)
 
-    def _add(self, weight, use):
+    def _add(self, weight, use, reason):
+        """Adds a use, or the reason why it is not known."""
         if use is None or self._times is None:
-            self.unknown.add(id(weight))
+            reason = reason if use is None else _NO_STEPS
+            self.reasons.setdefault(id(weight), reason)
             return
         before = self.found.get(id(weight), NO_PRODUCTS)
         self.found[id(weight)] = Use(
@@ -318,6 +344,13 @@ def _uses(layer, inputs, outputs):
         names = map(compat.variable_name, _weights(layer))
         return dict.fromkeys(names, NO_PRODUCTS)
     return {}
+
+
+def _why_unknown(layer, inputs, outputs):
+    """Why `_uses` does not say what a layer does with one of its weights."""
+    if _size(inputs) is None or _size(outputs) is None:
+        return _NO_SIZE
+    return f"what {type(layer).__name__} does with it is not known"
 
 
 def _is_lookup(layer, inputs, outputs):

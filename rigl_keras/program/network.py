@@ -48,7 +48,9 @@ class MaskConfig:
     """Random masks.
 
     Attributes:
-      sparsity: float in [0, 1), share of zeros; None for a dense network.
+      sparsity: float in [0, 1), share of zeros among all weights of the kernels that no
+        override matches, those that ER and ERK leave dense included; None for a dense
+        network.
       distribution: "uniform", "er", "erk", or a dict from kernels' paths to sparsities.
       overrides: dict from glob patterns on paths to sparsities, 0 for dense, or None.
     """

@@ -130,7 +130,10 @@ def test_a_subclassed_model_is_counted_by_the_shape_that_it_is_given():
     # What is unknown is not 0, and neither are sums.
     assert rows["looped"].flops is None and rows["unused"].dense_flops is None
     assert found.inference_flops is None and found.dense_flops is None
-    assert len(found.uncounted) == 2
+    assert [found.reasons[path] for path in found.uncounted] == [
+        "its layer is called inside a loop or a condition",
+        "its layer is not called",
+    ]
     assert found.size_bytes == 3 * 4 * (9 + 3)
 
 
@@ -167,7 +170,11 @@ def test_what_is_not_known_has_a_row_without_flops():
             return tf.matmul(inputs, self.embedding.embeddings, transpose_b=True)
 
     found = rigl_keras.model_cost(model_of((3,), Own(name="own"), LAYERS.Dense(2)))
+    assert found.reasons == {"own/w": "what Own does with it is not known"}
     assert found.uncounted == ["own/w"]
+    # The others are counted all the same.
+    assert (found.inference_flops, found.counted_flops) == (None, 2 * 8 + 2)
+    assert found.counted_dense_flops == 2 * 8 + 2
     assert (found.rows[0].units, found.rows[1].flops) == (4, 2 * 8 + 2)
     tied = rigl_keras.model_cost(model_of((3,), Tied(built_embedding())))
     assert len(tied.uncounted) == 1

@@ -29,7 +29,7 @@ def test_numbers():
     assert data.kernel_sparsity == pytest.approx(53 / 72)
 
 
-def test_the_table_names_every_weight_and_the_totals(capsys):
+def test_the_table_names_every_kernel_and_the_totals(capsys):
     rigl_keras.summary(two_kernels())
     lines = capsys.readouterr().out.splitlines()
 
@@ -41,9 +41,31 @@ def test_the_table_names_every_weight_and_the_totals(capsys):
     assert cells("weight")[-3:] == ["sparsity", "FLOPs", "bytes"]
     assert cells("hidden/kernel")[1:] == ["6×8", "16", "48", "66.67%", "40", "102"]
     assert cells("out/kernel")[1:] == ["8×3", "3", "24", "87.50%", "9", "27"]
-    assert cells("out/bias")[1:] == ["3", "3", "3", "dense"]
+    assert cells("biases of 2 layers")[4:] == ["11", "11", "dense"]
+    assert not any("hidden/bias" in line for line in lines)
     assert cells("masked kernels")[2:] == ["19", "72", "73.61%", "49", "129"]
+    assert cells("all kernels")[2:] == ["19", "72", "73.61%", "49", "129"]
     assert cells("all weights")[2:] == ["30", "83", "63.86%", "49", "129"]
+
+
+def test_biases_and_vectors_have_a_line_together_and_a_row_each():
+    layers = [keras.Input((8, 8, 3))]
+    for _ in range(3):
+        layers += [
+            keras.layers.Conv2D(4, 3, use_bias=False),
+            keras.layers.BatchNormalization(),
+        ]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(2, name="out")]
+    lines = []
+    data = rigl_keras.summary(keras.Sequential(layers), lines.append)
+    body = lines[4 : lines.index(lines[1], 4)]
+    assert len(body) == 4 + 2 and len(data.rows) == 4 + 1 + 3 * 4
+    assert body[-2].split() == [*["biases", "of", "1", "layer"], "2", "2", "dense"]
+    # Scale, shift and two moving averages of 4 channels.
+    words = ["normalisation", "vectors", "of", "3", "layers"]
+    assert body[-1].split() == [*words, "48", "48", "dense"]
+    kinds = [row.kind for row in data.rows]
+    assert (kinds.count("kernel"), kinds.count("normalisation")) == (4, 12)
 
 
 def test_the_costs_are_those_of_model_cost():
@@ -66,19 +88,43 @@ def unknown_inputs():
     return keras.Sequential(layers)
 
 
-def test_flops_that_cannot_be_known_are_a_dash():
+def test_flops_that_cannot_be_known_are_a_dash_and_the_sum_is_a_bound():
     lines = []
     rigl_keras.summary(unknown_inputs(), lines.append)
-    assert [line.split()[-2:] for line in lines if "/kernel" in line] == [
+    assert [line.split()[-2:] for line in lines if "/kernel  " in line] == [
         ["-", "32"],
         ["10", "24"],
     ]
     (total,) = [line for line in lines if line.startswith("all weights")]
-    assert total.split()[-2:] == ["-", "56"]
+    assert total.split()[-4:] == ["at", "least", "10", "56"]
+    assert lines[-2] == "FLOPs that cannot be counted, and why:"
+    assert lines[-1] == (
+        "  each/kernel: the size of its inputs is not known (give `input_shape`)"
+    )
     lines.clear()
     rigl_keras.summary(unknown_inputs(), lines.append, input_shape=(5, 3))
     (total,) = [line for line in lines if line.startswith("all weights")]
     assert total.split()[-2:] == ["80", "56"]  # 5 * (2 * 6 + 2) + 2 * 4 + 2
+    assert set(lines[-1]) == {"─"}
+
+
+def test_a_model_of_which_nothing_can_be_counted_says_so_once():
+    class Stack(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [keras.layers.Dense(3, name=f"part_{i}") for i in range(5)]
+
+        def call(self, inputs):
+            for part in self.parts:
+                inputs = part(inputs)
+            return inputs
+
+    model, lines = Stack(), []
+    model(np.zeros((1, 3), np.float32))
+    rigl_keras.summary(model, lines.append)
+    (total,) = [line for line in lines if line.startswith("all weights")]
+    assert total.split()[-2:] == ["-", f"{5 * 4 * 12}"]
+    assert "part_2/kernel and 2 more: the model has no inputs of its own" in lines[-1]
 
 
 def test_a_model_that_refuses_the_trace_is_shown_without_costs():

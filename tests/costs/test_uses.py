@@ -102,6 +102,49 @@ def test_cells_of_an_rnn_and_both_directions():
     assert list(counted(model_of((7, 3), both)).values()) == 2 * once
 
 
+@pytest.mark.parametrize("layer", [LAYERS.SimpleRNN, LAYERS.GRU, LAYERS.LSTM])
+@pytest.mark.parametrize("is_both", [False, True])
+def test_a_recurrent_layer_of_unknown_length_is_counted_by_the_shape_that_it_is_given(
+    layer, is_both
+):
+    layer = layer(4)
+    layer = LAYERS.Bidirectional(layer) if is_both else layer
+    model = model_of((None, 3), layer, LAYERS.Dense(2, name="out"))
+    found = rigl_keras.model_cost(model)
+    directions = 1 + is_both
+    # Of `out`, whose inputs are one state of each direction.
+    assert found.counted_flops == 2 * 2 * 4 * directions + 2
+    reason = "the number of time steps is not known (give `input_shape`)"
+    assert list(found.reasons.values()) == [reason] * 2 * directions
+    known = rigl_keras.model_cost(model, input_shape=(5, 3))
+    gates = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+    kind = getattr(layer, "forward_layer", layer)
+    units = 4 * gates[type(kind).__name__]
+    # 5 steps, each with 3 inputs and 4 states for a unit, its bias and activation.
+    recurrent = directions * 5 * units * (2 * (3 + 4) + 1)
+    assert known.inference_flops == recurrent + found.counted_flops
+    assert known.counted_flops == known.inference_flops
+
+
+def test_a_cell_of_its_own_type_is_named_as_the_reason():
+    class Cell(LAYERS.Layer):
+        state_size = output_size = 4
+
+        def build(self, input_shape):
+            self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], 4))
+            self.built = True
+
+        def call(self, inputs, states, training=None):
+            state = states[0] + tf.matmul(inputs, self.kernel)
+            return state, [state]
+
+    found = rigl_keras.model_cost(model_of((7, 3), LAYERS.RNN(Cell()), LAYERS.Dense(2)))
+    assert list(found.reasons.values()) == [
+        "its recurrent cell is of a type of its own"
+    ]
+    assert found.counted_flops == 2 * 8 + 2
+
+
 @pytest.mark.parametrize("return_sequences", [False, True])
 def test_a_recurrent_convolution_is_used_once_a_step_and_pixel(return_sequences):
     layer = LAYERS.ConvLSTM2D(2, 3, return_sequences=return_sequences)
