@@ -16,6 +16,7 @@ from rigl_keras import networks
 from rigl_keras.common import tables
 from rigl_keras.findings import signals
 from rigl_keras.findings.of_groups import ANALYSES, REFERENCES, analyse
+from rigl_keras.plots import style
 from rigl_keras.program import command_line
 
 
@@ -69,6 +70,7 @@ def _add_command(commands, name, text):
     command = commands.add_parser(name, help=text, description=text)
     command.add_argument("--out", default="analysis", help="folder for what it finds")
     command.add_argument("--name", default=name, help="name of the files")
+    command.add_argument("--note", help="sentence to add to its text")
     return command
 
 
@@ -97,7 +99,8 @@ def main(arguments=None):
     """
     options = make_parser().parse_args(arguments)
     try:
-        finding = _analyse(options)
+        style.check_installed()
+        finding = _analyse(options).noted(options.note)
         finding.write(vars(options), options.out, options.name)
     except command_line.USER_ERRORS as error:
         return command_line.refuse(error)

@@ -15,6 +15,7 @@ from absl import flags
 
 from rigl_keras.findings import line
 from rigl_keras.plots import interpolation as plots
+from rigl_keras.plots import style
 from rigl_keras.program import command_line, files
 from rigl_keras.program.files import RUN_FILE
 from rigl_keras.program.run import CONFIG_FILE
@@ -78,11 +79,8 @@ def write(folder, coefficients, values):
     }
     files.write_text(os.path.join(folder, CONFIG_FILE), gin.operative_config_str())
     plots.one(coefficients, values, os.path.join(folder, FIGURE_FILE))
-    files.write_arrays(
-        os.path.join(folder, ARRAYS_FILE),
-        {"coefficients": coefficients, **values},
-        description,
-    )
+    arrays = {"coefficients": coefficients, **values}
+    files.write_arrays(os.path.join(folder, ARRAYS_FILE), arrays, description)
 
 
 def main(argv):
@@ -94,6 +92,7 @@ def main(argv):
     try:
         command_line.check(argv)
         check_flags()
+        style.check_installed()
         start, end = FLAGS.ckpt_start, FLAGS.ckpt_end
         line.configure(start, end)
         command_line.parse_gin()

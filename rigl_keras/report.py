@@ -10,8 +10,10 @@ import argparse
 import os
 import sys
 
+from rigl_keras.plots import style
 from rigl_keras.reporting import groups, page
 from rigl_keras.reporting.analyses import read_analyses
+from rigl_keras.reporting.figures import draw_curves
 from rigl_keras.reporting.report import write_report
 from rigl_keras.reporting.sections import notes_of
 from rigl_keras.reporting.tables import group_table
@@ -35,6 +37,13 @@ def _make_parser():
         metavar="FOLDER",
         help="folders of `python -m rigl_keras.analyze`, to be shown in --out",
     )
+    parser.add_argument(
+        "--note",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="sentence that a reader of the results has to know; repeatable",
+    )
     return parser
 
 
@@ -45,6 +54,8 @@ def _check(options):
         raise ValueError("--analyses are shown in the page of --out; give that too.")
     if options.figure and not os.path.isdir(os.path.dirname(options.figure) or "."):
         raise ValueError(f"--figure={options.figure} lies in no folder; make it first.")
+    if options.figure or options.out:
+        style.check_installed()  # A table alone needs no figures.
 
 
 def main(arguments=None):
@@ -59,11 +70,8 @@ def main(arguments=None):
         _check(options)
         analyses = read_analyses(options.analyses)
         experiments, unfinished = groups.gather(options.run)
-        notes = notes_of(experiments, unfinished)
+        notes = [*options.note, *notes_of(experiments, unfinished)]
         if options.figure:
-            # It needs matplotlib, which a table alone does not.
-            from rigl_keras.reporting.figures import draw_curves
-
             draw_curves(experiments, options.figure)
         if options.out:
             command = ["python", "-m", "rigl_keras.report", *arguments]

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Sets up, trains a 95 % sparse LeNet5 with RigL on real handwritten digits that need no
-# download, and shows the result: a table and a figure.
+# Sets up, trains a LeNet5 on real handwritten digits that need no download, dense, 95 %
+# sparse with masks that stay, and with RigL from the same masks, and shows the three
+# beside each other: a table and a figure.
 #
-#   scripts/run.sh [FOLDER]   FOLDER is runs/digits_rigl unless given; a run that was
-#                             broken off goes on, a finished one is only shown
+#   scripts/run.sh [FOLDER]   FOLDER is runs/digits unless given; a run that was broken
+#                             off goes on, a finished one is only shown
 set -euo pipefail
 
-run_dir=$(realpath -m -- "${1:-"$(dirname -- "${BASH_SOURCE[0]}")/../runs/digits_rigl"}")
+runs_dir=$(realpath -m -- "${1:-"$(dirname -- "${BASH_SOURCE[0]}")/../runs/digits"}")
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 python=$PWD/.venv/bin/python
@@ -17,7 +18,16 @@ without_noise() {
   "$@" 2> >(grep -vE '^(WARNING: All log messages before absl|[IWE][0-9]{4} )' >&2)
 }
 
-without_noise "$python" -m rigl_keras.train --logdir="$run_dir" \
-  --gin_config=digits/rigl.gin
-echo
-without_noise "$python" -m rigl_keras.report "$run_dir" --figure="$run_dir/curves.png"
+train() { # FOLDER FILE
+  echo "== $1"
+  without_noise "$python" -m rigl_keras.train --logdir="$runs_dir/$1" \
+    --gin_config="digits/$2.gin" --gin_bindings=training.save_freq=1500 \
+    --gin_bindings=training.save_mask_updates=False
+  echo
+}
+
+train Dense dense
+train Static static
+train RigL rigl
+without_noise "$python" -m rigl_keras.report "$runs_dir"/{Dense,Static,RigL} \
+  --figure="$runs_dir/curves.png"

@@ -10,7 +10,11 @@ from rigl_keras import analyze
 from rigl_keras.common import tables
 from rigl_keras.program import files
 
-# label -> folder of the runs; "+" is the paper's sign for the unit-scaled init.
+_PLUS = (
+    "A + after a name: its first weights are unit-scaled, by the number of each unit's "
+    "own connections."
+)
+# label -> folder of the runs
 _FLOW = {
     "Dense": "dense",
     "Small dense": "small_dense",
@@ -66,11 +70,11 @@ def analyses(runs):
             for part in ("--group", label, f"{runs}/{name}")
         ]
 
-    pruned = ["--reference", f"{runs}/prune95/seed0"]
+    pruned, plus = ["--reference", f"{runs}/prune95/seed0"], ["--note", _PLUS]
     return [
         ["signals", "--name=fig_1c_signals"],
-        ["gradient_flow", "--name=fig_2_gradient_flow", *groups(_FLOW)],
-        ["mask_updates", "--name=fig_3_mask_updates", *groups(_EVOLVING)],
+        ["gradient_flow", "--name=fig_2_gradient_flow", *groups(_FLOW), *plus],
+        ["mask_updates", "--name=fig_3_mask_updates", *groups(_EVOLVING), *plus],
         ["map", "--name=fig_5a_map", *groups(_MAPPED), *pruned],
         ["distances", "--name=fig_5b_distances", *groups(_PAIRS)],
         ["interpolation", "--name=fig_5c_interpolation", *groups(_PAIRS)],
@@ -79,8 +83,9 @@ def analyses(runs):
             "masks",
             "--name=masks",
             *groups({**_EVOLVING, "SNFS+": "snfs95"}),
+            *plus,
         ],
-        ["hessian", "--name=hessian", *groups({"RigL+": _HESSIAN_RUN})],
+        ["hessian", "--name=hessian", *groups({"RigL+": _HESSIAN_RUN}), *plus],
     ]
 
 

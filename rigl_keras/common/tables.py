@@ -19,6 +19,28 @@ def spread(values: ArrayLike, digits: int = 4, factor: float = 1.0) -> str:
     return mean if values.size < 2 else f"{mean} ± {values.std():.{digits}f}"
 
 
+def significant(values: ArrayLike, digits: int = 3) -> str:
+    """Mean ± standard deviation as `spread` writes them, the mean by its own digits.
+
+    Args:
+      values: numbers, at least one.
+      digits: int >= 1, significant digits of the mean; the deviation has as many
+        decimal places as the mean.
+    """
+    values = np.asarray(values, float)
+    mean = abs(values.mean())
+    if not np.isfinite(mean) or mean == 0:
+        return spread(values, digits)
+    exponent = int(f"{mean:.{digits - 1}e}".partition("e")[2])  # Of the rounded mean.
+    if exponent >= -4:
+        return spread(values, max(digits - 1 - exponent, 0))
+    shown = (
+        f"{part}e{exponent:03d}"
+        for part in spread(values, digits - 1, 10.0**-exponent).split(" ± ")
+    )
+    return " ± ".join(shown)
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose source lines up too.
 

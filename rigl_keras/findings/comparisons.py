@@ -125,7 +125,7 @@ def ensemble(groups, reference=None, batch_size=1000):
     """
     target = None if reference is None else _predictions(reference, batch_size)[0]
     arrays: dict[str, np.ndarray] = {}
-    similarities, rows = {}, []
+    similarities, rows, labels = {}, [], np.zeros(0)
     for label, runs in groups.items():
         outputs = [_predictions(run, batch_size) for run in runs]
         labels = outputs[0][1]
@@ -140,11 +140,12 @@ def ensemble(groups, reference=None, batch_size=1000):
         rows.append([label, str(len(runs)), *_similarity_cells(similarity)])
     return Finding(
         "Similarity of the solutions, and their ensembles",
-        "Test accuracy of the networks of a group and of their ensemble (mean of the "
-        "softmax outputs); disagreement: share of test images for which two networks "
-        "predict different classes, over all pairs of the group and with the reference "
-        f"({_name(reference, 'none')}); Kullback-Leibler and Jensen-Shannon "
-        "divergence between the predicted distributions, in nats, over all pairs.",
+        f"Test accuracy, on {len(labels)} images, of the networks of a group and of "
+        "their ensemble (mean of the softmax outputs); disagreement: share of test "
+        "images for which two networks predict different classes, over all pairs of "
+        f"the group and with the reference ({_name(reference, 'none')}); "
+        "Kullback-Leibler and Jensen-Shannon divergence between the predicted "
+        "distributions, in nats, over all pairs.",
         [
             "group",
             "networks",
@@ -207,10 +208,11 @@ def interpolations(
       groups: see above; the runs have one data set.
       reference: a `SavedRun`, at its last step; None for each run's parent.
       coefficients: floats, places on the line, 0 for the run and 1 for the reference.
-      num_train: int >= 1, first training records that the loss is taken on.
+      num_train: int >= 1, first training records that the loss is taken on; where
+        there are fewer, all.
     """
     arrays, rows, curves = {"coefficients": np.asarray(coefficients)}, [], {}
-    images = None
+    images, methods = None, {}
     for label, runs in groups.items():
         for moment, step in (("start", 0), ("end", None)):
             lines = []
@@ -228,22 +230,29 @@ def interpolations(
                 )
             name = f"{label}, from its {moment}"
             values = _stacked(lines, coefficients)
-            curves[name] = values["train_loss"]
+            curves[name], methods[name] = values["train_loss"], label
             arrays |= {f"{name}/{key}": array for key, array in values.items()}
             cells = [spread(values[key], 3) for key in ("barrier", "climb")]
             rows.append([name, str(len(runs)), *cells])
     return Finding(
         "Loss along the line to the reference",
-        f"Training loss, on {num_train} records, along the straight line from each "
-        "run's first and last parameters (0) to the last ones of the reference run "
-        f"({_name(reference)}; 1): mean and 80 % confidence interval of the mean. "
-        "Barrier: the largest excess over the straight line between the losses of the "
-        "two ends. Climb: the most that the loss rises on the way.",
+        f"Training loss, on {_count(images, num_train)} records, along the straight "
+        "line from each run's first and last parameters (0) to the last ones of the "
+        f"reference run ({_name(reference)}; 1): mean and 80 % confidence interval of "
+        "the mean. Barrier: the largest excess over the straight line between the "
+        "losses of the two ends. Climb: the most that the loss rises on the way.",
         ["line", "runs", "barrier, nats", "climb, nats"],
         rows,
         arrays,
-        lambda path: interpolation_plots.several(coefficients, curves, path),
+        lambda path: interpolation_plots.several(
+            coefficients, curves, path, methods=methods
+        ),
     )
+
+
+def _count(images, num_train):
+    """How many training records of a data set are used when so many are wanted."""
+    return num_train if images is None else min(num_train, images.num_train)
 
 
 def _stacked(lines, coefficients):

@@ -29,6 +29,10 @@ class Finding:
     arrays: dict[str, np.ndarray]
     draw: Callable[[str], None]
 
+    def noted(self, note: str | None) -> "Finding":
+        """The same with a sentence after its text, if there is one."""
+        return dataclasses.replace(self, text=f"{self.text} {note}") if note else self
+
     def write(self, settings: dict, folder: str, name: str) -> None:
         """Writes NAME.json, NAME.npz and NAME.png.
 

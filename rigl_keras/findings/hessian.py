@@ -17,6 +17,8 @@ import numpy as np
 from rigl_keras.analysis import hessian, lanczos
 from rigl_keras.common import tables
 from rigl_keras.common.checks import check_choice, check_int
+from rigl_keras.plots import hessian as plots
+from rigl_keras.plots import style
 from rigl_keras.program import algorithm, files
 from rigl_keras.program.lock import FolderLock
 from rigl_keras.program.saved_runs import SavedRun, network_at
@@ -124,9 +126,11 @@ class HessianSpectra:
     Raises:
       ValueError: for what is no run, a checkpoint that is not there or too large, a
         setting that is out of range, or spectra of other settings in the folder.
+      ImportError: without the libraries that figures need.
     """
 
     def __init__(self, logdir, parse_flags):
+        style.check_installed()
         self._run = SavedRun(logdir)
         self._run.configure()
         parse_flags()
@@ -155,9 +159,6 @@ class HessianSpectra:
                 print(f"{self._path(number)} is there already.")
             label, spectrum = _read(self._run, self._path(number))
             by_label[label] = spectrum
-        # Training, by the same command line, needs no matplotlib.
-        from rigl_keras.plots import hessian as plots
-
         figure = os.path.join(self._folder, f"spectrum{self._config.suffix}.png")
         plots.spectra(by_label, figure)
         print(tables.markdown([COLUMNS, *table_rows(by_label)]))

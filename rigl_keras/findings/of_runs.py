@@ -131,13 +131,14 @@ def _mask_dynamics(run):
 
 def hessian(groups):
     """The Hessian spectra that `--mode=hessian` left in the folders of runs."""
-    by_label = {}
+    by_label, methods = {}, {}
     arrays: dict[str, np.ndarray] = {}
     for label, runs in groups.items():
         for run in runs:
             name = label if len(runs) == 1 else f"{label}, {run.name}"
             for moment, spectrum in saved_hessians.saved_spectra(run).items():
                 by_label[f"{name}, {moment}"] = spectrum
+                methods[f"{name}, {moment}"] = name
     for name, (values, weights, _) in by_label.items():
         arrays |= {f"{name}/values": values, f"{name}/weights": weights}
     return Finding(
@@ -147,5 +148,5 @@ def hessian(groups):
         saved_hessians.COLUMNS,
         saved_hessians.table_rows(by_label),
         arrays,
-        lambda path: hessian_plots.spectra(by_label, path),
+        lambda path: hessian_plots.spectra(by_label, path, methods),
     )

@@ -4,7 +4,7 @@ import numpy as np
 
 from rigl_keras import networks
 from rigl_keras.analysis import signal_propagation
-from rigl_keras.common.tables import spread
+from rigl_keras.common.tables import significant
 from rigl_keras.findings.finding import Finding
 from rigl_keras.plots import signals as plots
 
@@ -61,7 +61,7 @@ def find(network, input_shape, num_classes, *, sparsities, num_networks, seed):
             "layers": np.array(signals.layers),
         }
         rows += [
-            [title, initializer, *(spread(std, 3) for std in stds)]
+            [title, initializer, *(significant(std) for std in stds)]
             for initializer, stds in zip(
                 signals.initializers, signals.output_std, strict=True
             )

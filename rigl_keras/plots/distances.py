@@ -18,6 +18,7 @@ def start_and_end(groups, path):
 
     Source: Evci et al. 2022, Figure 5b.
     """
+    looks = style.looks(groups)
     # The numbers above the bars need their place.
     with style.figure(path, width=max(4.5, 1.1 * len(groups))) as [axis]:
         width = 0.8 / len(groups)
@@ -31,7 +32,7 @@ def start_and_end(groups, path):
                 yerr=[np.std(moments[name]) for name in _MARKERS],
                 capsize=3,
                 label=label,
-                color=f"C{index}",
+                color=looks[label]["color"],
             )
             axis.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
         axis.set_xticks(range(2), ["at initialisation", "after training"])
@@ -53,9 +54,10 @@ def solution_map(groups, star, path, *, reference, stress):
 
     Source: Evci et al. 2022, Figure 5a.
     """
+    looks = style.looks(groups)
     with style.figure(path, width=5.5, height=4.5) as [axis]:
-        for index, (label, moments) in enumerate(groups.items()):
-            color = f"C{index}"
+        for label, moments in groups.items():
+            color = looks[label]["color"]
             for begin, finish in zip(moments["start"], moments["end"], strict=True):
                 axis.annotate(
                     "",

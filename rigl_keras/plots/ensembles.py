@@ -4,6 +4,9 @@ import numpy as np
 
 from rigl_keras.plots import style
 
+# Colors stand for methods, and a method has a row here.
+_DARK, _LIGHT = "0.35", "0.7"
+
 
 def similarities(groups, path):
     """Draws accuracies of networks and ensembles, and disagreements, by group.
@@ -40,7 +43,7 @@ def similarities(groups, path):
 def _accuracies(axis, place, similarity):
     values = 100 * similarity.accuracies
     axis.plot(
-        values, [place] * len(values), "o", color="C0", alpha=0.5, label="network"
+        values, [place] * len(values), "o", color=_DARK, alpha=0.5, label="network"
     )
     # Hollow, as a network of the same accuracy may lie below it.
     hollow = {"markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
@@ -48,7 +51,7 @@ def _accuracies(axis, place, similarity):
         100 * similarity.ensemble_accuracy,
         place,
         "D",
-        color="C3",
+        color="black",
         label="ensemble",
         **hollow,
     )
@@ -56,8 +59,8 @@ def _accuracies(axis, place, similarity):
 
 def _disagreements(axis, place, similarity):
     shown = (
-        ("between pairs", similarity.disagreement, "C0", -0.15),
-        ("with the reference", similarity.reference_disagreement, "C1", 0.15),
+        ("between pairs", similarity.disagreement, _DARK, -0.15),
+        ("with the reference", similarity.reference_disagreement, _LIGHT, 0.15),
     )
     for label, values, color, shift in shown:
         if values is not None and len(values):

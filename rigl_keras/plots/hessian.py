@@ -10,7 +10,7 @@ _SMOOTHING = 0.005  # standard deviation of the smoothing, in parts of the range
 _FLOOR = 1e-2  # of the least density that is shown to that of one single eigenvalue
 
 
-def spectra(by_label, path):
+def spectra(by_label, path, methods=None):
     """Draws the densities of spectra, and how many eigenvalues each has below 0.
 
     The densities, on a logarithmic scale, are smoothed as Lanczos needs it, all by the
@@ -22,16 +22,19 @@ def spectra(by_label, path):
         of `analysis.lanczos.spectrum`, and the number of eigenvalues. Those of an exact
         Hessian are one probe, each with the weight 1 / n.
       path: where to write the figure; the ending says the format.
+      methods: dict from labels to names of methods, each of which has one color; see
+        `style.looks`.
 
     Source: Evci et al. 2022, the figures of Hessian spectra before and after updates.
     """
+    looks = style.looks(by_label, methods)
     smallest = min(values.min() for values, _, _ in by_label.values())
     largest = max(values.max() for values, _, _ in by_label.values())
     width = max(largest - smallest, np.finfo(np.float32).tiny)
     with style.figure(path, columns=2, width=5) as [whole, negative]:
         top = 0.0
-        for index, (label, (values, weights, size)) in enumerate(by_label.items()):
-            look = {"label": label, "alpha": 0.8, **style.line(index)}
+        for label, (values, weights, size) in by_label.items():
+            look = {"label": label, "alpha": 0.8, **looks[label]}
             top = max(
                 top,
                 _draw_density(

@@ -1,7 +1,6 @@
 """Figures of loss and accuracy along lines in weight space."""
 
 import numpy as np
-from scipy import stats  # Comes with scikit-learn.
 
 from rigl_keras.plots import style
 
@@ -36,27 +35,30 @@ def one(coefficients, values, path, *, log=True):
         axes[0].set_yscale("log" if log else "linear")
 
 
-def several(coefficients, groups, path, *, log=False):
+def several(coefficients, groups, path, *, methods=None, log=False):
     """Draws the mean loss along the lines of groups of pairs, with confidence bands.
 
     Args:
       coefficients: floats [n].
       groups: dict from labels to losses in nats, floats [pairs, n].
       path: where to write the figure; the ending says the format.
+      methods: dict from labels to names of methods, each of which has one color; see
+        `style.looks`.
       log: whether the axis is logarithmic; mean and band are then those of the
         logarithms.
 
     Source: Evci et al. 2022, Figure 5.
     """
+    looks = style.looks(groups, methods)
     with style.figure(path, width=6) as [axis]:
-        for index, (label, losses) in enumerate(groups.items()):
+        for label, losses in groups.items():
             half_width = confidence_half_width(np.log10(losses) if log else losses)
             style.curve(
                 axis,
                 coefficients,
                 losses,
                 label=label,
-                index=index,
+                look=looks[label],
                 half_width=half_width,
                 log=log,
             )
@@ -78,6 +80,8 @@ def confidence_half_width(values, confidence=_CONFIDENCE):
     Returns:
       Floats [n]; 0 for one run alone, of which nothing is known.
     """
+    from scipy import stats  # Comes with scikit-learn, which is optional.
+
     values = np.asarray(values, float)
     runs = len(values)
     if runs == 1:

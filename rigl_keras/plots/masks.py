@@ -27,8 +27,9 @@ def dynamics(groups, path):
     Raises:
       ValueError: when runs of a group have other steps.
     """
+    looks = style.looks(groups)
     with style.figure(path, columns=2, rows=2) as axes:
-        for index, (label, runs) in enumerate(groups.items()):
+        for label, runs in groups.items():
             steps = runs[0].steps
             if any(not np.array_equal(run.steps, steps) for run in runs):
                 raise ValueError(
@@ -39,7 +40,7 @@ def dynamics(groups, path):
                 values = np.stack([getattr(run, name) for run in runs])
                 # There is no overlap with a step before the first.
                 at = steps[len(steps) - values.shape[1] :]
-                style.curve(axis, at, values, label=label, index=index)
+                style.curve(axis, at, values, label=label, look=looks[label])
         for axis, label in zip(axes, _PANELS.values(), strict=True):
             axis.set_xlabel("training step")
             axis.set_ylabel(label)

@@ -1,14 +1,54 @@
-"""What all figures share: size, format, lines, bands."""
+"""What all figures share: size, format, lines, bands.
 
+They need matplotlib, which is optional, so that it is only imported to draw.
+"""
+
+import collections
 import contextlib
+import importlib
+import itertools
+import re
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 PANEL_WIDTH, PANEL_HEIGHT = 4.5, 3.4  # inches
 _STYLES = ("-", "--", ":", "-.")
 _COLORS = 10  # of matplotlib's default cycle
+# What the extra `plots` brings; the one comes with scikit-learn.
+_NEEDED = ("matplotlib", "scipy")
+# The numbers of lines of methods, by the letters of their names.
+_METHODS = {
+    "scratch": 0,
+    "set": 1,
+    "lottery": 2,
+    "rigl": 3,
+    "snip": 4,
+    "prune": 5,
+    "pruned": 5,
+    "riglinverted": 6,
+    "dense": 7,
+    "static": 8,
+    "snfs": 9,
+    "grasp": 24,
+    "prunerestart": 25,
+    "smalldense": 27,
+}
+
+
+def check_installed():
+    """Refuses to go on without the libraries that figures need.
+
+    Raises:
+      ImportError: saying what to install.
+    """
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"Figures need {name}, which is not installed: pip install "
+                "'rigl_keras[plots]', or '.[plots]' in a clone."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -25,6 +65,9 @@ def figure(path, columns=1, rows=1, *, width=PANEL_WIDTH, height=PANEL_HEIGHT):
     Yields:
       The list of axes, row by row.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # Not by pyplot, which would choose a backend for the whole process and keep the
     # figure open beside the user's own.
     drawn = Figure(figsize=(columns * width, rows * height), layout="constrained")
@@ -44,7 +87,47 @@ def line(index):
     }
 
 
-def curve(axis, x, values, *, label, index, half_width=None, log=False):
+def looks(labels, methods=None):
+    """Colors and styles of lines, those of one method the same in every figure.
+
+    A method that is known by its name has a color of its own, however the name is
+    spelled; with a + after its name another style. Other names take what is left, in
+    order. Lines of one method differ in style.
+
+    Args:
+      labels: strings, each once.
+      methods: dict from labels to names of methods; those that it lacks, or all for
+        None, are names themselves.
+
+    Returns:
+      Dict from labels to dicts of "color" and "linestyle".
+    """
+    names = {label: (methods or {}).get(label, label) for label in labels}
+    numbers: dict[str, int] = {}
+    for name in names.values():
+        number = _method_number(name)
+        if number is not None and number not in numbers.values():
+            numbers.setdefault(name, number)
+    taken = set(numbers.values())
+    free = (number for number in itertools.count() if number not in taken)
+    seen: collections.Counter[str] = collections.Counter()
+    found = {}
+    for label, name in names.items():
+        if name not in numbers:
+            numbers[name] = next(free)
+        found[label] = line(numbers[name] + _COLORS * seen[name])
+        seen[name] += 1
+    return found
+
+
+def _method_number(name):
+    """The number of the line of a method that is known, else None."""
+    letters = re.sub("[^a-z+]", "", name.lower())
+    number = _METHODS.get(letters.removesuffix("+"))
+    return number if number is None else number + _COLORS * letters.endswith("+")
+
+
+def curve(axis, x, values, *, label, look, half_width=None, log=False):
     """Draws the mean of several curves and a band around it.
 
     Args:
@@ -52,7 +135,7 @@ def curve(axis, x, values, *, label, index, half_width=None, log=False):
       x: array [points].
       values: array [runs, points].
       label: for the legend.
-      index: int, which of the curves it is, for its color and style.
+      look: dict of "color" and "linestyle".
       half_width: array [points], half the height of the band; None for the standard
         deviation over the runs (ddof 0).
       log: whether mean and band are those of the values' logarithms, for an axis with
@@ -66,7 +149,6 @@ def curve(axis, x, values, *, label, index, half_width=None, log=False):
     middle, lower, upper = mean, mean - half_width, mean + half_width
     if log:
         middle, lower, upper = 10**middle, 10**lower, 10**upper
-    look = line(index)
     axis.plot(x, middle, label=label, **look)
     if len(values) > 1:
         axis.fill_between(x, lower, upper, color=look["color"], alpha=0.2, lw=0)

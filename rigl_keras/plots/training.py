@@ -1,7 +1,6 @@
 """Figures of training runs and their results."""
 
 import numpy as np
-from matplotlib import ticker
 
 from rigl_keras.plots import style
 from rigl_keras.plots.flow import series
@@ -14,7 +13,7 @@ _LEAST_ERROR = 0.01
 _LETTER = 0.085  # the width of one in inches, with room to spare
 
 
-def training_curves(groups, path):
+def training_curves(groups, path, *, looks=None):
     """Draws loss and accuracy over the training steps: mean and deviation of groups.
 
     Both are those of logarithms: of the loss, and of the error, 100 % minus accuracy,
@@ -26,21 +25,27 @@ def training_curves(groups, path):
         `metrics.jsonl`: dicts with "step", "cross_entropy", "accuracy" and, of the test
         set, "test_cross_entropy" and "test_accuracy".
       path: where to write the figure; the ending says the format.
+      looks: dict from labels to colors and styles; None for those of `style.looks`.
 
     Raises:
       ValueError: for runs of a group that have no step in common.
     """
+    looks = style.looks(groups) if looks is None else looks
     with style.figure(path, columns=2, rows=2) as axes:
         for axis, (name, title) in zip(axes[::2], _LOSSES, strict=True):
-            for index, (group, runs) in enumerate(groups.items()):
+            for group, runs in groups.items():
                 steps, losses = series(runs, name)
-                style.curve(axis, steps, losses, label=group, index=index, log=True)
+                style.curve(
+                    axis, steps, losses, label=group, look=looks[group], log=True
+                )
             _finish(axis, title, "cross-entropy (nats)")
         for axis, (name, title) in zip(axes[1::2], _ACCURACIES, strict=True):
-            for index, (group, runs) in enumerate(groups.items()):
+            for group, runs in groups.items():
                 steps, accuracies = series(runs, name)
                 errors = np.maximum(100 * (1 - accuracies), _LEAST_ERROR)
-                style.curve(axis, steps, errors, label=group, index=index, log=True)
+                style.curve(
+                    axis, steps, errors, label=group, look=looks[group], log=True
+                )
             _finish(axis, title, "accuracy (%)")
             _label_by_accuracy(axis)
         style.legend_beside(axes[0])
@@ -55,6 +60,8 @@ def _finish(axis, title, label):
 
 def _label_by_accuracy(axis):
     """Makes an axis of errors in percent one of accuracies, the best on top."""
+    from matplotlib import ticker
+
     axis.set_ylim(top=min(100, axis.get_ylim()[1]))
     axis.invert_yaxis()
     axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
@@ -68,18 +75,23 @@ def _accuracy(error, _):
     return f"≥ {text}" if error <= _LEAST_ERROR else text
 
 
-def final_errors(groups, path):
+def final_errors(groups, path, *, looks=None):
     """Draws the test error of every run, and the mean of each group.
 
     Args:
       groups: dict from labels to lists of the runs' test accuracies, in [0, 1].
       path: where to write the figure; the ending says the format.
+      looks: dict from labels to colors and styles; None for those of `style.looks`.
     """
+    from matplotlib import ticker
+
+    looks = style.looks(groups) if looks is None else looks
+    colors = [looks[label]["color"] for label in groups]
     errors = [100 * (1 - np.asarray(accuracies)) for accuracies in groups.values()]
     width = 6 + _LETTER * max(map(len, groups))
     with style.figure(path, width=width, height=1 + 0.26 * len(groups)) as [axis]:
-        for row, values in enumerate(errors):
-            axis.plot(values, np.full(len(values), row), "o", color="C0", alpha=0.5)
+        for row, (values, color) in enumerate(zip(errors, colors, strict=True)):
+            axis.plot(values, np.full(len(values), row), "o", color=color, alpha=0.5)
             axis.plot(values.mean(), row, "|", color="black", ms=12, mew=2)
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set_ylim(len(groups) - 0.5, -0.5)

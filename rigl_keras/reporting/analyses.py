@@ -1,9 +1,29 @@
 """The analyses that a report shows beside its runs."""
 
+import dataclasses
 import os
+from pathlib import Path
 
 from rigl_keras.program import files
+from rigl_keras.program.saved_runs import find_runs
 from rigl_keras.reporting.page import Section
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What `python -m rigl_keras.analyze` wrote.
+
+    Attributes:
+      name: which analysis it is, such as "gradient_flow".
+      section: the section that shows it.
+      figure: path of the file to copy to the name of the section's figure.
+      runs: the absolute paths of the runs that it shows, as far as they are there.
+    """
+
+    name: str
+    section: Section
+    figure: str
+    runs: frozenset[Path]
 
 
 def read_analyses(folders):
@@ -13,14 +33,12 @@ def read_analyses(folders):
       folders: paths of folders with pairs NAME.json and NAME.png.
 
     Returns:
-      A list of sections, and a dict from the names of their figures to the paths of the
-      files to copy there.
+      A list of `Analysis`.
 
     Raises:
       ValueError: for a folder without an analysis, and a file that is a broken one.
     """
-    sections: list[Section] = []
-    figures: dict[str, str] = {}
+    read: list[Analysis] = []
     for folder in folders:
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         paths = [os.path.join(folder, name) for name in names if name.endswith(".json")]
@@ -33,13 +51,24 @@ def read_analyses(folders):
             )
         for path, value in analyses:
             figure = f"{path.removesuffix('.json')}.png"
-            copy = f"analysis_{len(sections) + 1}_{os.path.basename(figure)}"
-            figures[copy] = figure
+            copy = f"analysis_{len(read) + 1}_{os.path.basename(figure)}"
             table = value.get("table") or {"columns": [], "rows": []}
             rows = [[str(cell) for cell in row] for row in table["rows"]]
             text = value.get("text") or ""
-            sections.append(Section(value["title"], text, copy, table["columns"], rows))
-    return sections, figures
+            section = Section(value["title"], text, copy, table["columns"], rows)
+            read.append(Analysis(value["analysis"], section, figure, _runs(value)))
+    return read
+
+
+def _runs(value):
+    """The runs of the groups of an analysis, those that are there."""
+    try:
+        groups = value["config"]["group"]
+        folders = [folder for _, *folders in groups for folder in folders]
+        runs = [run for folder in folders for run in find_runs(folder)]
+    except (KeyError, TypeError, ValueError):
+        return frozenset()  # Of another version, or moved: what it shows is not known.
+    return frozenset(Path(run.folder).resolve() for run in runs)
 
 
 def _analysis(path):

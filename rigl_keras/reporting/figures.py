@@ -3,10 +3,12 @@
 They need matplotlib, which is optional.
 """
 
+import functools
 import math
 import os
+from pathlib import Path
 
-from rigl_keras.plots import flow, training
+from rigl_keras.plots import flow, style, training
 from rigl_keras.reporting.page import Section
 
 # More in one figure hide each other, and need more colors than there are.
@@ -29,6 +31,22 @@ def _drawn(label):
     return f" {label}" if label.startswith("_") else label
 
 
+def _new(experiments, name, of_run, *, shown):
+    """`_records`, and none at all where all of their runs are shown elsewhere."""
+    with_any = {
+        Path(run.saved.folder).resolve()
+        for experiment in experiments
+        for run in experiment.runs
+        if any(name in record for record in of_run(run.saved))
+    }
+    return {} if with_any <= shown else _records(experiments, name, of_run)
+
+
+def _looks(experiments):
+    """The colors and styles of all experiments, also where only some are drawn."""
+    return style.looks([_drawn(experiment.label) for experiment in experiments])
+
+
 def _curves(experiments):
     """What `plots.training.training_curves` draws of experiments."""
     return _records(experiments, "test_accuracy", lambda saved: saved.records)
@@ -43,14 +61,24 @@ def draw_curves(experiments, path):
     groups = _curves(experiments)
     if not groups:
         raise ValueError("These runs left no records of metrics to draw.")
-    training.training_curves(groups, path)
+    training.training_curves(groups, path, looks=_looks(experiments))
 
 
-def figure_sections(experiments, folder):
-    """Draws the figures, and yields the section of each."""
+def figure_sections(experiments, folder, shown=None):
+    """Draws the figures, and yields the section of each.
+
+    Args:
+      experiments: list of `groups.RunGroup`.
+      folder: where the figures go.
+      shown: dict from "gradient_flow" and "mask_updates" to the absolute paths of the
+        runs whose analyses of these names the report shows, which are not drawn again.
+    """
+    shown, looks = shown or {}, _looks(experiments)
     path = os.path.join(folder, "test_errors.png")
     training.final_errors(
-        {_drawn(e.label): e.values("test_accuracy") for e in experiments}, path
+        {_drawn(e.label): e.values("test_accuracy") for e in experiments},
+        path,
+        looks=looks,
     )
     yield Section(
         "Test errors",
@@ -63,25 +91,40 @@ def figure_sections(experiments, folder):
         "of the logarithms of loss and error: accuracies are spread by their distance "
         "from 100 %. Training values are means over the steps between two records; no "
         "loss has the regulariser.",
-        training.training_curves,
+        functools.partial(training.training_curves, looks=looks),
         groups=_curves(experiments),
         path=os.path.join(folder, "training_curves"),
     )
+    yield from _flow_sections(experiments, folder, shown=shown, looks=looks)
+
+
+def _flow_sections(experiments, folder, *, shown, looks):
+    """The part of `figure_sections` that analyses may show too."""
     yield from _parts(
         "Gradient norm",
         "The norm of the gradient of the loss, without regulariser, over all "
         "trainable parameters but masked weights, on one fixed batch of training "
         "records. Mean and standard deviation of its logarithm over the runs.",
-        flow.gradient_norms,
-        groups=_records(experiments, "gradient_norm", lambda saved: saved.records),
+        functools.partial(flow.gradient_norms, looks=looks),
+        groups=_new(
+            experiments,
+            "gradient_norm",
+            lambda saved: saved.records,
+            shown=shown.get("gradient_flow", set()),
+        ),
         path=os.path.join(folder, "gradient_norms"),
     )
     yield from _parts(
         "Gradient norm at mask updates",
         "The gradient norm after a mask update minus that before it, on the same "
         "batch. Mean and standard deviation over the runs.",
-        flow.update_changes,
-        groups=_records(experiments, "change", lambda saved: saved.mask_updates),
+        functools.partial(flow.update_changes, looks=looks),
+        groups=_new(
+            experiments,
+            "change",
+            lambda saved: saved.mask_updates,
+            shown=shown.get("mask_updates", set()),
+        ),
         path=os.path.join(folder, "mask_updates"),
     )
 

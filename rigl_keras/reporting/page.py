@@ -29,9 +29,17 @@ p { max-width: 46rem; margin: 0.6rem 0; color: var(--faint); }
 a { color: var(--link); }
 nav { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; font-size: 0.95rem; }
 summary { cursor: pointer; }
-figure { margin: 0.8rem 0; }
+figure { margin: 0.8rem 0; overflow-x: auto; scroll-margin-top: 1rem; }
+figure a { display: inline-block; max-width: 100%; }
 img { display: block; max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--rule); border-radius: 6px; padding: 0.4rem; }
+figure:target a, figure:target img { max-width: none; }
+figure .smaller { display: none; }
+figure:target .smaller { display: block; width: fit-content; position: sticky;
+  left: 0; }
+/* White turns dark and black light; hues stay. */
+@media screen and (prefers-color-scheme: dark) { img { border-color: #c4c4c4;
+  filter: invert(0.9) hue-rotate(180deg); } }
 .wide { overflow-x: auto; margin: 0.8rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
@@ -123,7 +131,7 @@ def page(title, sections, folder):
         for number, section in enumerate(sections)
     )
     parts = "\n".join(
-        f'<section id="part{number}">\n{_section(section, folder)}</section>'
+        f'<section id="part{number}">\n{_section(section, folder, number)}</section>'
         for number, section in enumerate(sections)
     )
     return f"""<!DOCTYPE html>
@@ -145,13 +153,13 @@ def page(title, sections, folder):
 """
 
 
-def _section(section, folder):
+def _section(section, folder, number):
     head = f"<h2>{html.escape(section.title)}</h2>\n"
     body = ""
     if section.text:
         body += f"<p>{html.escape(section.text)}</p>\n"
     if section.figure:
-        body += _figure(os.path.join(folder, section.figure), section.title)
+        body += _figure(os.path.join(folder, section.figure), section.title, number)
     if section.columns:
         body += _table(section.columns, section.rows)
     if section.code:
@@ -162,12 +170,19 @@ def _section(section, folder):
     return head + body
 
 
-def _figure(path, title):
+def _figure(path, title, number):
+    """A figure that is a link to itself: as the page's target it has its full size.
+
+    No link to its data, which browsers do not open, nor to the file: the page needs
+    no other.
+    """
     with open(path, "rb") as file:
         data = base64.b64encode(file.read()).decode()
     return (
-        f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
-        "</figure>\n"
+        f'<figure id="figure{number}" tabindex="0">'
+        f'<a class="smaller" href="#part{number}">Smaller</a>'
+        f'<a href="#figure{number}" title="Full size"><img alt="{html.escape(title)}" '
+        f'src="data:image/png;base64,{data}"></a></figure>\n'
     )
 
 

@@ -5,6 +5,7 @@ import shutil
 
 from rigl_keras.program import files
 from rigl_keras.reporting import page
+from rigl_keras.reporting.figures import figure_sections
 from rigl_keras.reporting.page import Section
 from rigl_keras.reporting.sections import origin_sections, settings_sections
 from rigl_keras.reporting.tables import (
@@ -22,7 +23,7 @@ def write_report(experiments, notes, analyses, *, folder, command):
     Args:
       experiments: list of `groups.RunGroup`.
       notes: list of sentences.
-      analyses: what `read_analyses` returned.
+      analyses: list of `analyses.Analysis`.
       folder: where to, made when it is not there.
       command: list of strings, the one that makes the report.
 
@@ -32,12 +33,10 @@ def write_report(experiments, notes, analyses, *, folder, command):
     os.makedirs(folder, exist_ok=True)
     write_csv(os.path.join(folder, "runs.csv"), list(run_records(experiments)))
     write_csv(os.path.join(folder, "groups.csv"), list(group_records(experiments)))
-    # It needs matplotlib, which a table alone does not.
-    from rigl_keras.reporting.figures import figure_sections
-
-    sections, figures = analyses
-    for name, path in figures.items():
-        shutil.copyfile(path, os.path.join(folder, name))
+    shown: dict[str, set] = {}
+    for analysis in analyses:
+        shutil.copyfile(analysis.figure, os.path.join(folder, analysis.section.figure))
+        shown.setdefault(analysis.name, set()).update(analysis.runs)
     number = sum(len(experiment.runs) for experiment in experiments)
     title = f"{len(experiments)} experiments, {number} runs"
     columns, rows = group_table(experiments)
@@ -45,8 +44,8 @@ def write_report(experiments, notes, analyses, *, folder, command):
     run_columns, run_rows = run_table(experiments)
     sections = [
         Section("Results", " ".join([text, *notes]), columns=columns, rows=rows),
-        *figure_sections(experiments, folder),
-        *sections,
+        *figure_sections(experiments, folder, shown),
+        *(analysis.section for analysis in analyses),
         *settings_sections(experiments),
         Section("Runs", columns=run_columns, rows=run_rows, folded=True),
         *origin_sections(experiments, command),

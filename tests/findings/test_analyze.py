@@ -1,6 +1,7 @@
 """The command line of the analyses, on small real runs."""
 
 import json
+import sys
 
 import gin
 import numpy as np
@@ -105,6 +106,7 @@ def test_ensembles_of_runs_with_their_own_accuracies(family, tmp_path):
     np.testing.assert_allclose(arrays["lottery/accuracies"], expected, rtol=1e-6)
     assert arrays["lottery/disagreement"].shape == (1,)
     assert arrays["lottery/reference_disagreement"].shape == (2,)
+    assert "Test accuracy, on 359 images" in found["text"]
     # The reference is not compared with itself.
     assert found["table"]["rows"][1][0] == "prune"
     assert found["table"]["rows"][1][5] == ""
@@ -144,7 +146,7 @@ def test_masks_of_a_static_run_stay_and_those_of_rigl_move(family, tmp_path):
 
 @pytest.mark.slow
 def test_lines_end_at_the_losses_of_the_runs(family, tmp_path):
-    arrays, _ = analysed(
+    arrays, found = analysed(
         tmp_path, "interpolation", *groups(family, "lottery"), "--num_train=200"
     )
     places = arrays["coefficients"].tolist()
@@ -154,6 +156,7 @@ def test_lines_end_at_the_losses_of_the_runs(family, tmp_path):
     np.testing.assert_allclose(ends[:, end], parent, rtol=1e-5)
     expected = [SavedRun(folder).result["test_loss"] for folder in family["lottery"]]
     np.testing.assert_allclose(ends[:, start], expected, rtol=1e-5)
+    assert "on 200 records" in found["text"]
     # Both tickets start from the same weights.
     starts = arrays["lottery, from its start/test_loss"]
     np.testing.assert_allclose(starts[0], starts[1], rtol=1e-5)
@@ -175,6 +178,26 @@ def test_signals_of_a_network(tmp_path):
     assert len(found["table"]["rows"]) == 6
     dense = arrays["even fan-in/output_std"][0]
     assert (dense[1] < dense[0]).all()
+    # Also small means are told apart from 0.
+    shown = float(found["table"]["rows"][0][3].partition(" ")[0])
+    assert shown == pytest.approx(dense[1].mean(), rel=5e-3)
+
+
+@pytest.mark.slow
+def test_where_there_are_fewer_records_the_text_says_how_many(family, tmp_path):
+    of = groups(family, "lottery")[:3]
+    _, found = analysed(tmp_path, "interpolation", *of, "--note=A note.")
+    # Four fifths of 1,797 digits.
+    assert "on 1438 records" in found["text"]
+    assert found["text"].endswith(" A note.")
+
+
+def test_without_matplotlib_nothing_is_analysed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "out"
+    assert analyze.main(["signals", f"--out={out}"]) == 2
+    assert "pip install 'rigl_keras[plots]'" in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -221,3 +221,9 @@ def test_training_needs_no_matplotlib():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_without_matplotlib_no_spectrum_is_computed(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="rigl_keras\\[plots\\]"):
+        spectra(folder, "hessian.ckpt_ids = [8]")

@@ -332,6 +332,14 @@ def test_a_wrong_command_is_one_line_and_writes_nothing(
     assert not logdir.exists()
 
 
+def test_without_matplotlib_nothing_is_evaluated(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    logdir = tmp_path / "line"
+    assert main(*line_of(runs["prune"], logdir=logdir)) == 2
+    assert "pip install 'rigl_keras[plots]'" in capsys.readouterr().err
+    assert not logdir.exists()
+
+
 def test_checkpoints_of_two_networks_are_refused(runs, tmp_path, capsys):
     start, end = runs["small"].checkpoint(0), runs["prune"].checkpoint()
     logdir = tmp_path / "line"

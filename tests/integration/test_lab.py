@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lab as lab_script
 import pytest
 
 from rigl_keras.program import files
@@ -36,9 +37,9 @@ def result(lab, name, seed=0):
 
 
 def test_every_method_trains(lab):
-    for name in ("dense", "prune", "lottery", "scratch", "set", "rigl", "snip"):
+    for name in ("Dense", "Pruned", "Lottery", "Scratch", "SET", "RigL", "SNIP"):
         assert result(lab, name)["test_accuracy"] > 0.9, name
-    for name in ("prune", "lottery", "scratch", "set", "rigl", "rigl_inverted", "snip"):
+    for name in ("Pruned", *lab_script.EVOLVING, *lab_script.SIMILAR, "SNIP"):
         assert result(lab, name)["sparsity"]["all"] == pytest.approx(0.95, abs=0.001)
 
 
@@ -115,3 +116,9 @@ def test_the_report_is_one_page_with_every_analysis(lab):
     text = " ".join(page.text)
     for path in analyses:
         assert json.loads(path.read_text())["title"] in text, path.name
+    assert all(note in text for note in lab_script.NOTES)
+
+
+def test_no_plot_is_shown_twice(lab):
+    own = {path.name for path in (lab / "report").glob("[!a]*.png")}
+    assert own == {"test_errors.png", "training_curves.png"}

@@ -48,7 +48,9 @@ def records(name, values):
 
 def test_a_band_is_the_mean_and_the_deviation(tmp_path, drawn):
     with style.figure(tmp_path / "a.png") as [axis]:
-        style.curve(axis, [0, 1], [[1.0, 2.0], [3.0, 6.0]], label="runs", index=0)
+        style.curve(
+            axis, [0, 1], [[1.0, 2.0], [3.0, 6.0]], label="runs", look={"color": "C0"}
+        )
     [line] = axis.get_lines()
     assert line.get_ydata().tolist() == [2.0, 4.0]
     band = axis.collections[0].get_paths()[0].vertices
@@ -57,7 +59,9 @@ def test_a_band_is_the_mean_and_the_deviation(tmp_path, drawn):
 
 def test_on_a_logarithmic_scale_mean_and_band_are_geometric(tmp_path, drawn):
     with style.figure(tmp_path / "a.png") as [axis]:
-        style.curve(axis, [0], [[1.0], [100.0]], label="runs", index=0, log=True)
+        style.curve(
+            axis, [0], [[1.0], [100.0]], label="runs", look={"color": "C0"}, log=True
+        )
     assert axis.get_lines()[0].get_ydata() == pytest.approx([10.0])
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((1.0, 100.0))
@@ -66,6 +70,51 @@ def test_on_a_logarithmic_scale_mean_and_band_are_geometric(tmp_path, drawn):
 def test_many_lines_look_different():
     looks = [tuple(style.line(index).values()) for index in range(40)]
     assert len(set(looks)) == 40
+
+
+def test_a_method_has_one_color_however_many_others_are_drawn_and_it_is_spelled():
+    alone = style.looks(["RigL"])["RigL"]
+    among = style.looks(["Dense", "other", "rigl", "SET", "Pruned"])
+    assert among["rigl"] == alone
+    assert len({look["color"] for look in among.values()}) == 5
+    both = style.looks(["RigL+", "RigL"])
+    assert both["RigL"] == alone
+    assert both["RigL+"] == {**alone, "linestyle": "--"}
+
+
+def test_lines_of_one_method_differ_in_style_only():
+    moments = ("RigL, before", "RigL, after", "SET, before")
+    looks = style.looks(moments, {label: label.partition(",")[0] for label in moments})
+    before, after, other = (looks[label] for label in moments)
+    assert before == style.looks(["RigL"])["RigL"]
+    assert after["color"] == before["color"] != other["color"]
+    assert after["linestyle"] != before["linestyle"] == other["linestyle"]
+
+
+def test_two_names_of_one_method_and_unknown_names_look_different():
+    labels = ["RigL", "rigl", *(f"mine {number}" for number in range(20))]
+    looks = [tuple(look.values()) for look in style.looks(labels).values()]
+    assert len(set(looks)) == 22
+
+
+def colors(axis):
+    """The colors of an axis's lines, by their labels."""
+    return {line.get_label(): line.get_color() for line in axis.get_lines()}
+
+
+def test_every_figure_draws_a_method_in_its_color(tmp_path, drawn):
+    rigl = style.looks(["RigL"])["RigL"]["color"]
+    path = tmp_path / "a.png"
+    changes = {"SET": [records("change", [1])], "RigL": [records("change", [1])]}
+    flow.update_changes(changes, path)
+    norms = {"mine": [records("gradient_norm", [1])]}
+    flow.gradient_norms({**norms, "RigL": norms["mine"]}, path)
+    interpolation.several([0, 1], {"mine": np.ones((1, 2)), "RigL": [[1, 1]]}, path)
+    assert [colors(figure.axes[0])["RigL"] for figure in drawn] == [rigl] * 3
+    spectrum = (np.array([[-1.0, 4.0]]), np.full((1, 2), 0.5), 2)
+    labels = {"RigL, before": "RigL", "RigL, after": "RigL"}
+    hessian.spectra(dict.fromkeys(labels, spectrum), path, labels)
+    assert set(colors(drawn[-1].axes[0]).values()) == {rigl}
 
 
 def test_a_long_legend_is_whole_and_leaves_the_panels_their_width(tmp_path, drawn):

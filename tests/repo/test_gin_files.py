@@ -156,6 +156,14 @@ def test_a_file_describes_what_its_name_says(file, pruned, monkeypatch):
     assert not Path("runs/new").exists()
 
 
+def test_the_small_static_run_has_the_first_masks_of_rigl():
+    static, rigl = (described([f"digits/{name}.gin"], 0) for name in ("static", "rigl"))
+    tiny.assert_same_masks(
+        rigl_keras.get_masks(static._model), rigl_keras.get_masks(rigl._model)
+    )
+    assert static._config.total_steps == rigl._config.total_steps
+
+
 @pytest.mark.parametrize("name", ["scratch", "lottery", "prune_restart"])
 def test_what_begins_from_a_pruned_run_has_its_masks(name, pruned, monkeypatch):
     monkeypatch.chdir(pruned[0])

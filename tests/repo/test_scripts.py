@@ -57,8 +57,15 @@ def test_help_is_the_head_of_the_script(checkout, script):
         (
             "run.sh",
             [
-                "-m rigl_keras.train --logdir={0} --gin_config=digits/rigl.gin",
-                "-m rigl_keras.report {0} --figure={0}/curves.png",
+                *(
+                    f"-m rigl_keras.train --logdir={{0}}/{method} "
+                    f"--gin_config=digits/{method.lower()}.gin "
+                    "--gin_bindings=training.save_freq=1500 "
+                    "--gin_bindings=training.save_mask_updates=False"
+                    for method in ("Dense", "Static", "RigL")
+                ),
+                "-m rigl_keras.report {0}/Dense {0}/Static {0}/RigL "
+                "--figure={0}/curves.png",
             ],
         ),
         ("lab.sh", ["scripts/lab.py {0}"]),

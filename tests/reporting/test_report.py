@@ -1,54 +1,18 @@
 import csv
 import html.parser
 import json
+import re
 
 import made_up_runs
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from rigl_keras import report
-from rigl_keras.plots import training
-from rigl_keras.reporting import figures, groups
+from rigl_keras.reporting import groups
 
 RIGL = ["mask_updater.update_alg = 'rigl'"]
 SET = ["mask_updater.update_alg = 'set'"]
 ACCURACIES = [0.96, 0.97, 0.99]
-
-
-@pytest.fixture
-def runs(tmp_path):
-    """Three seeds by RigL and one run by SET."""
-    folder = tmp_path / "runs"
-    for seed, accuracy in enumerate(ACCURACIES):
-        path = folder / "rigl" / f"seed{seed}"
-        made_up_runs.write(path, RIGL, seed, updates=True, test_accuracy=accuracy)
-    made_up_runs.write(folder / "set <b>", SET, method="SET")
-    return folder
-
-
-@pytest.fixture
-def analyses(tmp_path):
-    """A folder with one analysis, and a file that is none."""
-    folder = tmp_path / "analyses"
-    folder.mkdir()
-    found = {
-        "analysis": "ensembles",
-        "title": "Similar <solutions>",
-        "text": "How alike they are.",
-        "table": {"columns": ["group", "share"], "rows": [["a & b", "0.5 ± 0.1"]]},
-    }
-    (folder / "ensembles.json").write_text(json.dumps(found))
-    (folder / "ensembles.png").write_bytes(PNG)
-    (folder / "other.json").write_text("[]")
-    return folder
-
-
-# One white pixel.
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
-    "0000000c4944415408d763f8ffff3f0005fe02fea72d1e5f0000000049454e44ae426082"
-)
 
 
 def table(text):
@@ -112,6 +76,45 @@ def test_the_page_is_whole_and_escapes_what_it_shows(runs, analyses, tmp_path):
     assert all(
         f'id="{anchor}"' in (out / "report.html").read_text() for anchor in anchors
     )
+
+
+def test_each_figure_is_a_link_to_itself_and_dark_in_the_dark(runs, tmp_path):
+    out = tmp_path / "out"
+    assert report.main([str(runs), "--out", str(out)]) == 0
+    text = (out / "report.html").read_text()
+    figures = re.findall(r'<figure id="(\w+)".*?</figure>', text)
+    links = re.findall(r'<a href="#(\w+)" title="Full size"><img ', text)
+    assert figures == links and len(set(links)) == 4
+    [dark] = re.findall(
+        r"@media screen and .*?dark\) \{ img \{(.*?)\}", text, re.DOTALL
+    )
+    assert "invert" in dark
+    assert "figure:target img { max-width: none; }" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("shown", "titles"), [("rigl", 0), ("set <b>", 1)])
+def test_what_an_analysis_shows_is_not_drawn_again(
+    runs, analyses, tmp_path, shown, titles
+):
+    path = analyses / "ensembles.json"
+    found = json.loads(path.read_text())
+    config = {"group": [["RigL", str(runs / shown)]]}
+    found |= {"analysis": "mask_updates", "title": "Changes", "config": config}
+    path.write_text(json.dumps(found))
+    out = tmp_path / "out"
+    arguments = [str(runs), "--analyses", str(analyses), "--out", str(out)]
+    assert report.main(arguments) == 0
+    text = (out / "report.md").read_text()
+    assert text.count("## Gradient norm at mask updates") == titles
+    assert text.count("## Changes") == text.count("## Gradient norm\n") == 1
+
+
+def test_notes_are_shown_with_the_results(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    note = "One seed & few images."
+    assert report.main([str(runs), f"--out={out}", f"--note={note}"]) == 0
+    assert note in capsys.readouterr().out
+    assert note in " ".join(Page((out / "report.html").read_text()).words)
 
 
 def test_tables_as_csv_hold_full_precision(runs, tmp_path):
@@ -231,81 +234,6 @@ def test_many_experiments_are_spread_over_figures(tmp_path):
     curves = {path.name for path in out.glob("training_curves*")}
     assert curves == {f"training_curves_{part}.png" for part in (1, 2, 3)}
     assert "Training (3 of 3)" in (out / "report.md").read_text()
-
-
-def test_each_experiment_is_in_one_of_the_figures(tmp_path):
-    drawn = []
-    groups = {f"group {number}": [] for number in range(23)}
-    path = str(tmp_path / "curves")
-    sections = list(
-        figures._parts(
-            "Curves", "Text.", lambda *a: drawn.append(a), groups=groups, path=path
-        )
-    )
-    assert [label for part, _ in drawn for label in part] == list(groups)
-    assert max(len(part) for part, _ in drawn) <= 10
-    files = [f"{path}_{part}.png" for part in (1, 2, 3)]
-    assert [file for _, file in drawn] == files
-    assert [section.text for section in sections] == ["Text.", "", ""]
-
-
-def test_runs_without_a_value_leave_the_others_in_the_figure(tmp_path):
-    for seed in (0, 1):
-        made_up_runs.write(tmp_path / f"rigl{seed}", RIGL, seed, updates=seed == 1)
-    made_up_runs.write(tmp_path / "set", SET)
-    experiments, _ = groups.gather([str(tmp_path)])
-    groups_with_a_value = figures._records(
-        experiments, "change", lambda saved: saved.mask_updates
-    )
-    [runs] = groups_with_a_value.values()
-    assert runs == [[{"step": step, "change": 0.1} for step in (5, 10)]]
-
-
-@pytest.fixture
-def panels(tmp_path, monkeypatch):
-    """The panels of two runs' curves: 2 nats and 98 %, 8 nats and 50 %."""
-    written = []
-    savefig = Figure.savefig
-    monkeypatch.setattr(
-        Figure,
-        "savefig",
-        lambda figure, *args, **kwargs: (
-            written.append(figure),
-            savefig(figure, *args, **kwargs),
-        ),
-    )
-    runs = []
-    for loss, accuracy in ((2.0, 0.98), (8.0, 0.5)):
-        record = {"cross_entropy": loss, "test_cross_entropy": loss}
-        record |= {"accuracy": accuracy, "test_accuracy": accuracy}
-        runs.append([{"step": step, **record} for step in (10, 20)])
-    training.training_curves({"RigL": runs}, tmp_path / "a.png")
-    return written[0].axes[:4]
-
-
-def test_curves_are_means_of_logarithms(panels):
-    # Geometric means: of 2 and 8 nats, and of errors of 2 % and 50 %.
-    middles = [axis.get_lines()[0].get_ydata()[0] for axis in panels]
-    assert middles == pytest.approx([4, 10, 4, 10])
-    bands = [axis.collections[0].get_paths()[0].vertices[:, 1] for axis in panels]
-    ends = [(band.min(), band.max()) for band in bands]
-    assert ends == [pytest.approx(each) for each in 2 * [(2, 8), (2, 50)]]
-
-
-def test_the_axis_of_errors_shows_accuracies_and_the_best_on_top(panels):
-    low, high = panels[1].get_ylim()
-    assert high < 2 < 50 < low <= 100
-    label = panels[1].yaxis.get_major_formatter()
-    assert [label(error, 0) for error in (50, 2, 0.1)] == ["50", "98", "99.9"]
-
-
-def test_no_error_at_all_is_drawn_too(tmp_path):
-    names = ("cross_entropy", "test_cross_entropy", "accuracy", "test_accuracy")
-    records = [{"step": step, **dict.fromkeys(names, 1.0)} for step in (10, 20)]
-    training.training_curves({"RigL": [records]}, tmp_path / "a.png")
-    training.final_errors({"RigL": [1.0, 0.9]}, tmp_path / "b.png")
-    assert (tmp_path / "a.png").stat().st_size > 5000
-    assert (tmp_path / "b.png").stat().st_size > 5000
 
 
 def test_a_range_of_numbers_is_in_their_order(tmp_path, capsys):
