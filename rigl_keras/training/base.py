@@ -49,6 +49,10 @@ class SparseTraining(keras.callbacks.Callback):
         self._session: Any = None
         self._steps_per_execution = 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: arguments and `state`, but no training."""
+        return {**compat.without_model(self), "attachment": None, "_session": None}
+
     @property
     def method(self) -> str:
         """What results and warnings call this training, such as "RigL"."""

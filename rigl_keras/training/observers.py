@@ -5,7 +5,10 @@ from typing import Any
 
 from tensorflow import keras
 
+from rigl_keras import compat
+
 # Which observers take part in a model's training now, in the order of its callbacks.
+# They hold the model: to hold them would keep it in memory after a training broke off.
 _observers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -21,17 +24,21 @@ class MaskUpdateObserver(keras.callbacks.Callback):
     before it.
     """
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: all but the model."""
+        return compat.without_model(self)
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Begins to take part."""
         # Keras gives all callbacks of a training the same `params`. An observer with
         # others was left behind by a training that broke off.
         others = self._others()
         same_training = [other for other in others if other.params is self.params]
-        _observers[self.model] = [*same_training, self]
+        _note(self.model, [*same_training, self])
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Takes part no longer."""
-        _observers[self.model] = self._others()
+        _note(self.model, self._others())
 
     def _others(self) -> "list[MaskUpdateObserver]":
         return [other for other in observers(self.model) if other is not self]
@@ -48,4 +55,9 @@ class MaskUpdateObserver(keras.callbacks.Callback):
 
 def observers(model: Any) -> list[MaskUpdateObserver]:
     """The `MaskUpdateObserver`s that take part in a model's training now."""
-    return _observers.get(model, [])
+    taking_part = [reference() for reference in _observers.get(model, [])]
+    return [observer for observer in taking_part if observer is not None]
+
+
+def _note(model: Any, taking_part: list[MaskUpdateObserver]) -> None:
+    _observers[model] = [weakref.ref(observer) for observer in taking_part]

@@ -10,13 +10,16 @@ from rigl_keras import compat
 from rigl_keras.core.masks import trainable_kernels
 from rigl_keras.training.attachment import Attachment
 
-# The training that each model is in, right now.
+# The training that each model is in, right now. It holds the model, and is held by its
+# callbacks and, in `fit`, by the model: to hold it here would keep a model in memory
+# whose training broke off.
 _sessions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def session_of(model: Any) -> "Session | None":
     """The `Session` in which a model is trained right now, or None."""
-    return _sessions.get(model)
+    reference = _sessions.get(model)
+    return None if reference is None else reference()
 
 
 class Member(Protocol):
@@ -90,7 +93,7 @@ class Session:
         self._state = _State.JOINING
         self._members.append(member)
         member.attachment.attach()
-        _sessions[self.model] = self
+        _sessions[self.model] = weakref.ref(self)
 
     def leave(self, member: Member) -> None:
         """Detaches a callback; the last one leaves the model as it was."""
