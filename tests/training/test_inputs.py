@@ -44,7 +44,8 @@ def from_workers(use_multiprocessing=False):
 
 
 def from_a_generator():
-    batches = (batch for _ in range(EPOCHS) for batch in map(Batches(), range(BATCHES)))
+    source = Batches()
+    batches = (source[i] for _ in range(EPOCHS) for i in range(BATCHES))
     return {"x": batches, "steps_per_epoch": BATCHES}
 
 
@@ -59,7 +60,7 @@ def trained(method, **options):
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(from_workers, marks=pytest.mark.both_kerases),
+        from_workers,
         # Processes that are forked after TensorFlow has started.
         pytest.param(lambda: from_workers(True), marks=pytest.mark.release),
         from_a_generator,
