@@ -178,7 +178,7 @@ def _without_leftovers(layers, copies):
     """
     if len(layers) == len(copies):
         return layers
-    kept = []
+    kept: list[keras.layers.Layer] = []
     for layer in layers:
         rest = copies[len(kept) :]
         if kernels.own_weights(layer) or (rest and type(rest[0]) is type(layer)):

@@ -169,7 +169,6 @@ def test_a_resnet_is_trained_sparsely(tmp_path, use_pre_activation):
     assert isinstance(plain, MODELS.ResNetBackbone)
 
 
-@pytest.mark.slow
 def test_an_image_classifier_is_trained_sparsely(tmp_path):
     backbone = resnet()
     model = MODELS.ResNetImageClassifier(backbone, 3)
