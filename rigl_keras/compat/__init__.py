@@ -13,6 +13,7 @@ from rigl_keras.compat.fit import (
     refuse_fit,
     report_metrics_once,
     steps_per_execution,
+    without_model,
 )
 from rigl_keras.compat.layers import (
     build_config,
@@ -101,4 +102,5 @@ __all__ = [
     "unchanged_trace_seeds",
     "variable_name",
     "weights",
+    "without_model",
 ]

@@ -86,6 +86,11 @@ def pass_over_in_logs(model, names):
     return lambda: vars(model).pop(_EPOCH_LOGS, None)
 
 
+def without_model(callback):
+    """The attributes of a callback, but for the model that `fit` gave it."""
+    return {**vars(callback), "_model" if IS_KERAS_3 else "model": None}
+
+
 def compiled_loss(model):
     """What `compile` made of a model's loss, to see whether it was called again."""
     return getattr(model, "_compile_loss" if IS_KERAS_3 else "compiled_loss", None)

@@ -10,7 +10,7 @@ from rigl_keras.core import kernels
 from rigl_keras.core.masks import masks_by_weight
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.layers.sparse import Sparse
-from rigl_keras.layers.sparse_model import SparseModel
+from rigl_keras.layers.sparse_model import SparseModel, check_wrapped
 
 
 def copy_model(model, convert):
@@ -73,6 +73,8 @@ def _clone(model, convert):
 
 def _copy_subclassed(model, convert):
     sparse = convert(model)
+    if sparse is not None:
+        check_wrapped(model)
     copy = copy_layer(model) if sparse is None else sparse.layer
     copy.build_from_config(compat.build_config(model))
     copy.built = True
@@ -130,7 +132,9 @@ def copy_weights(source, target):
     """
     copies: dict[int, int] = {}
     masks = masks_by_weight(source)
-    for layer, copy in zip(_plain_layers(source), _plain_layers(target), strict=True):
+    new_layers = _plain_layers(target)
+    layers = _without_leftovers(_plain_layers(source), new_layers)
+    for layer, copy in zip(layers, new_layers, strict=True):
         weights, new_weights = kernels.own_weights(layer), kernels.own_weights(copy)
         if _described(weights) != _described(new_weights):
             raise ValueError(
@@ -165,6 +169,21 @@ def _plain_layers(model):
         for layer, _ in kernels.walk(model)
         if not is_wrapper(layer) and not isinstance(layer, SparseModel)
     ]
+
+
+def _without_leftovers(layers, copies):
+    """The layers but for those without weights of which there is no copy.
+
+    Keras keeps a layer that was an attribute once, such as a preprocessor.
+    """
+    if len(layers) == len(copies):
+        return layers
+    kept: list[keras.layers.Layer] = []
+    for layer in layers:
+        rest = copies[len(kept) :]
+        if kernels.own_weights(layer) or (rest and type(rest[0]) is type(layer)):
+            kept.append(layer)
+    return kept
 
 
 def is_wrapper(layer):

@@ -29,7 +29,7 @@ class SparseModel(keras.Model):
     Raises:
       TypeError: when `sparse` is no `Sparse` layer.
       ValueError: when it does not wrap a model, or one that brings a `train_step` or
-        the like of its own, which would not take part.
+        the like of its own, or a preprocessor, which would not take part.
     """
 
     path_name = ""
@@ -40,7 +40,7 @@ class SparseModel(keras.Model):
                 "Expected a Sparse layer around a model, rigl_keras.Sparse(model, "
                 f"sparsity), but got {sparse!r}."
             )
-        _check_wrapped(sparse.layer)
+        check_wrapped(sparse.layer)
         kwargs.setdefault("name", sparse.layer.name)
         super().__init__(**kwargs)
         # Kernels have the paths that they have in the model alone.
@@ -81,7 +81,12 @@ class SparseModel(keras.Model):
             self.sparse.build()
 
 
-def _check_wrapped(model):
+def check_wrapped(model):
+    """Refuses a model of which a `SparseModel` would leave something out.
+
+    Raises:
+      ValueError: saying what to do instead.
+    """
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"Expected a Sparse layer around a model, but it wraps the layer "
@@ -97,6 +102,15 @@ def _check_wrapped(model):
             f"{type(model).__name__} defines {own} of its own, which a SparseModel "
             "around it would not use. Wrap its layers in rigl_keras.Sparse where the "
             "model creates them, and train the model itself."
+        )
+    # Tasks of KerasHub apply it in `fit` and `predict`, not in a call.
+    has_own_fit = type(model).fit is not keras.Model.fit
+    if has_own_fit and getattr(model, "preprocessor", None) is not None:
+        raise ValueError(
+            f"{type(model).__name__} preprocesses the data that its own `fit` is given,"
+            " which a SparseModel around it would not. Set its `preprocessor` to None, "
+            "apply that to the data yourself, and give it back to the model that "
+            "`strip` returns."
         )
 
 

@@ -55,6 +55,10 @@ class SparseTraining(keras.callbacks.Callback):
         self._batches_prepared: int | None = None
         self._has_warned = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: arguments and `state`, but no training."""
+        return {**compat.without_model(self), "attachment": None, "_session": None}
+
     @property
     def method(self) -> str:
         """What results and warnings call this training, such as "RigL"."""

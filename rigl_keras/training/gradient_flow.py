@@ -167,6 +167,10 @@ class GradientFlow(MaskUpdateObserver):
         self._next_record = 0
         self._countdown = Countdown()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: arguments and records, but no training."""
+        return {**super().__getstate__(), "_meter": None}
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Begins to take part."""
         super().on_train_begin(logs)

@@ -5,8 +5,10 @@ from typing import Any
 
 from tensorflow import keras
 
-# References to the observers that take part in a model's training now, in the order of
-# its callbacks. They hold the model, so this must not hold them.
+from rigl_keras import compat
+
+# Which observers take part in a model's training now, in the order of its callbacks.
+# They hold the model: to hold them would keep it in memory after a training broke off.
 _observers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -21,6 +23,10 @@ class MaskUpdateObserver(keras.callbacks.Callback):
     counted from 1: an update of `RigL` and its like comes after that step, and pruning
     before it.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: all but the model."""
+        return compat.without_model(self)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Begins to take part."""
@@ -49,9 +55,8 @@ class MaskUpdateObserver(keras.callbacks.Callback):
 
 def observers(model: Any) -> list[MaskUpdateObserver]:
     """The `MaskUpdateObserver`s that take part in a model's training now."""
-    references = _observers.get(model, [])
-    alive = [reference() for reference in references]
-    return [observer for observer in alive if observer is not None]
+    taking_part = [reference() for reference in _observers.get(model, [])]
+    return [observer for observer in taking_part if observer is not None]
 
 
 def _note(model: Any, taking_part: list[MaskUpdateObserver]) -> None:

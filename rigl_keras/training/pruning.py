@@ -64,7 +64,7 @@ class Pruning(SparseTraining):
         self._pruner = Magnitude(ranking)
         self._ranking = ranking
         self.schedule = _checked_schedule(schedule)
-        self._evaluate = tf.function(self._evaluate_block)
+        self._evaluate = self._compiled_schedule()
         self._first = 0  # the step that `_is_due` begins with
         self._is_due = np.zeros(0, bool)
         self._sparsity = np.zeros(0, np.float32)
@@ -75,6 +75,10 @@ class Pruning(SparseTraining):
     def _begin(self, session: Session) -> None:
         super()._begin(session)
         self._pruned_to = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: not the graph, which nothing can copy."""
+        return {**super().__getstate__(), "_evaluate": self._compiled_schedule()}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Looks at the optimizer's step count anew: other callbacks may restore it."""
@@ -179,6 +183,9 @@ class Pruning(SparseTraining):
             self._first, skipped = step, 0
             self._is_due, self._sparsity = is_due.numpy(), sparsity.numpy()
         return self._is_due[skipped:], self._sparsity[skipped:]
+
+    def _compiled_schedule(self) -> Any:
+        return tf.function(self._evaluate_block)
 
     def _evaluate_block(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def evaluate(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

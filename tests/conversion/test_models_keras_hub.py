@@ -1,4 +1,4 @@
-"""Transformers of KerasHub, which are Functional models of classes of their own."""
+"""Models of KerasHub, which are Functional models of classes of their own."""
 
 import model_checks
 import numpy as np
@@ -137,6 +137,63 @@ def test_a_classifier_is_trained_sparsely(tmp_path):
     plain = model_checks.check_model(model, tmp_path, paths, x=tokens_for(model))
     assert isinstance(plain, MODELS.BertTextClassifier)
     assert isinstance(plain.backbone, MODELS.BertBackbone)
+
+
+SIDE = 8
+OF_RESNET = {
+    f"{layer}_conv/kernel"
+    for layer in (
+        *("conv1", "stack0_block0_1", "stack0_block0_2"),
+        *("stack1_block0_0", "stack1_block0_1", "stack1_block0_2"),
+    )
+}
+
+
+def resnet(use_pre_activation=False):
+    return MODELS.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 8],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        use_pre_activation=use_pre_activation,
+        image_shape=(SIDE, SIDE, 3),
+    )
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("use_pre_activation", [False, True])
+def test_a_resnet_is_trained_sparsely(tmp_path, use_pre_activation):
+    plain = model_checks.check_model(resnet(use_pre_activation), tmp_path, OF_RESNET)
+    assert isinstance(plain, MODELS.ResNetBackbone)
+
+
+def test_an_image_classifier_is_trained_sparsely(tmp_path):
+    backbone = resnet()
+    model = MODELS.ResNetImageClassifier(backbone, 3)
+    paths = {f"{backbone.name}/{path}" for path in OF_RESNET} | {"predictions/kernel"}
+    plain = model_checks.check_model(model, tmp_path, paths)
+    assert isinstance(plain, MODELS.ResNetImageClassifier)
+
+
+def test_a_preprocessor_is_refused_until_it_is_taken_off():
+    """A task applies it in its own `fit` and `predict`."""
+    images = np.random.RandomState(0).randint(0, 256, (4, SIDE, SIDE, 3))
+    preprocessor = MODELS.ResNetImageClassifierPreprocessor(
+        keras_hub.layers.ResNetImageConverter((SIDE, SIDE), scale=1 / 255)
+    )
+    task = MODELS.ResNetImageClassifier(resnet(), 3, preprocessor=preprocessor)
+    with pytest.raises(ValueError, match="`preprocessor` to None"):
+        tiny.sparsify(task)
+    with pytest.raises(ValueError, match="`preprocessor` to None"):
+        rigl_keras.SparseModel(rigl_keras.Sparse(task, 0.5))
+    task.preprocessor = None
+    sparse = tiny.sparsify(task)
+    expected = sparse.predict(preprocessor(images), verbose=0)
+    plain = rigl_keras.strip(sparse)
+    plain.preprocessor = preprocessor
+    np.testing.assert_allclose(plain.predict(images, verbose=0), expected, atol=1e-5)
 
 
 @pytest.mark.release

@@ -1,5 +1,8 @@
 """Several callbacks in one training, each with kernels of its own."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -185,3 +188,22 @@ def test_a_step_past_the_optimizer_is_told():
     tiny.compiled(model)
     with pytest.warns(UserWarning, match="made no step"):
         tiny.fit(model, tiny.forever(SET))
+
+
+@pytest.mark.both_kerases
+def test_a_training_that_broke_off_does_not_keep_its_model_in_memory():
+    def fail(model):
+        raise KeyboardInterrupt
+
+    def broken_off():
+        model = tiny.sparse_mlp()
+        flow = rigl_keras.GradientFlow(tiny.data(8), every=None)
+        try:
+            tiny.fit(model, tiny.forever(RigL), flow, tiny.EveryStep(fail))
+        except KeyboardInterrupt:
+            return weakref.ref(model)
+
+    reference = broken_off()
+    keras.backend.clear_session()
+    gc.collect()
+    assert reference() is None
