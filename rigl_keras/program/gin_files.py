@@ -5,8 +5,9 @@ import inspect
 import os
 import re
 import tokenize
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gin
 
@@ -74,7 +75,7 @@ def _check_is_there(name: str) -> None:
     )
 
 
-def _explained(parse, source: str) -> None:
+def _explained(parse: Callable[[], Any], source: str) -> None:
     """Calls a function of gin's; says more than gin does where that fails."""
     try:
         parse()
@@ -82,6 +83,12 @@ def _explained(parse, source: str) -> None:
         raise ValueError(
             f"{source} cannot be read: {_first_line(error)}. Write NAME=VALUE with a "
             "Python value; a text needs quotes, such as data.name='mnist'."
+        ) from error
+    except TypeError as error:
+        # Gin-config 0.5.0 takes a folder of the name's first part for a package.
+        raise ValueError(
+            f"{source} cannot be looked up by gin, because a folder of the same name "
+            "lies in the current one or on PYTHONPATH. Start from another folder."
         ) from error
     except ValueError as error:
         raise ValueError(f"{_first_line(error)}{_suggestion(error)}") from error
