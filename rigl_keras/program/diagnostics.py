@@ -14,29 +14,54 @@ from rigl_keras.training.observers import MaskUpdateObserver
 MASK_UPDATES_FILE = "mask_updates.jsonl"
 
 
+class Norms:
+    """Measures a model's gradient flow, once where nothing has changed since.
+
+    Args:
+      meter: `FlowMeter` of the model.
+    """
+
+    def __init__(self, meter):
+        self._meter = meter
+        self._place = None
+        self._measured = None
+
+    def measure(self, place):
+        """What is known of the step count `place`, or else measured now."""
+        return self._measured if place == self._place else self.measure_again(place)
+
+    def measure_again(self, place):
+        """Measures now, when masks have changed at the step count `place`."""
+        self._place, self._measured = place, self._meter.measure()
+        return self._measured
+
+
 class Diagnostics:
     """Measures a network in training, by the names of the paper's TensorBoard tags.
 
     Args:
       model: the network, compiled.
-      meter: `FlowMeter` of the model.
+      norms: `Norms` of the model.
       start: path of the checkpoint to measure distances from; where there is none,
         no distances are measured.
     """
 
-    def __init__(self, model, meter, start):
+    def __init__(self, model, norms, start):
         self._model = model
-        self._meter = meter
+        self._norms = norms
         there = os.path.exists(f"{start}.index")
         self._start = SavedModel(start).values if there else {}
 
-    def measure(self):
+    def measure(self, place):
         """Measures now.
+
+        Args:
+          place: int, how many batches the optimizer has seen.
 
         Returns:
           Two dicts of floats: what belongs into the run's records, and all by tag.
         """
-        flow = self._meter.measure()
+        flow = self._norms.measure(place)
         tags = {f"gradnorm/{path}": norm for path, norm in flow.norms.items()}
         tags[".allparams/gradnorm"] = flow.norm
         tags |= self._momentum() | self._distances()
@@ -72,6 +97,11 @@ class Diagnostics:
         return tags
 
 
+def place_of(model):
+    """How many batches a model's optimizer has seen, as an int."""
+    return int(compat.raw(compat.batch_counter(model.optimizer)).numpy())
+
+
 def _flat(arrays):
     return np.concatenate([array.ravel() for array in arrays])
 
@@ -84,28 +114,38 @@ class MaskUpdateRecorder(MaskUpdateObserver):
 
     Args:
       logdir: path of the run's folder.
-      checkpoints: `Checkpoints`, or None: nothing is saved.
-      meter: `FlowMeter` of the model.
+      checkpoints: `Checkpoints` of the watched model, or None: nothing is saved.
+      norms: `Norms` of the watched model.
+      watch: `AtOnce` or `Beside`.
       writer: the run's writer of TensorBoard events.
     """
 
-    def __init__(self, logdir, checkpoints, meter, *, writer):
+    def __init__(self, logdir, checkpoints, norms, *, watch, writer):
         super().__init__()
         self._logdir = logdir
         self._checkpoints = checkpoints
-        self._meter = meter
+        self._norms = norms
+        self._watch = watch
         self._writer = writer
         self._before = 0.0
 
     def on_mask_update_begin(self, step):
         """Saves and measures before an update."""
-        self._save(step - 1)
-        self._before = self._meter.measure().norm
+        place = place_of(self.model)
+        self._watch.do(lambda: self._begin(step, place))
 
     def on_mask_update_end(self, step):
         """Saves and measures after an update, and records both."""
+        place = place_of(self.model)
+        self._watch.do(lambda: self._end(step, place))
+
+    def _begin(self, step, place):
+        self._save(step - 1)
+        self._before = self._norms.measure(place).norm
+
+    def _end(self, step, place):
         self._save(step)
-        after = self._meter.measure().norm
+        after = self._norms.measure_again(place).norm
         change = after - self._before
         record = {"step": step, "before": self._before, "after": after}
         path = os.path.join(self._logdir, MASK_UPDATES_FILE)

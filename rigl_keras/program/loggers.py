@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +11,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.program import files
+from rigl_keras.program.diagnostics import place_of
 
 METRICS_FILE = "metrics.jsonl"
 # Keras's names and the paper's TF2 code's TensorBoard tags.
@@ -26,20 +26,6 @@ _TAGS = {
 }
 
 
-class TestSet(NamedTuple):
-    """What a run evaluates on.
-
-    Attributes:
-      batches: data set for `evaluate`.
-      steps: int, how many batches it has.
-      every: int >= 1, steps between two evaluations, or None: one with every record.
-    """
-
-    batches: Any
-    steps: int
-    every: int | None = None
-
-
 class RunLogger(keras.callbacks.Callback):
     """Evaluates and writes metrics every `log_freq` steps.
 
@@ -52,8 +38,11 @@ class RunLogger(keras.callbacks.Callback):
       writer: the run's writer of TensorBoard events.
       clock: `StepClock`.
       log_freq: int >= 1.
-      test_set: `TestSet`; an evaluation makes a record too.
-      diagnostics: `Diagnostics`.
+      watch: `AtOnce` or `Beside`, which measures and writes.
+      test_set: what evaluates the watched model, such as `Streamed`.
+      test_freq: int >= 1, steps between two evaluations, each of which makes a record
+        too; or None: one with every record.
+      diagnostics: `Diagnostics` of the watched model.
       thresholds: function that returns a dict from the kernels' paths to the smallest
         magnitudes that pruning kept, or None.
       prints: whether each record is printed.
@@ -69,7 +58,9 @@ class RunLogger(keras.callbacks.Callback):
         clock,
         *,
         log_freq,
+        watch,
         test_set,
+        test_freq,
         diagnostics,
         thresholds=None,
         prints=False,
@@ -79,8 +70,10 @@ class RunLogger(keras.callbacks.Callback):
         self._thresholds = thresholds
         self._logdir = logdir
         self._clock = clock
+        self._watch = watch
         self._test_set = test_set
         self._log_freq = log_freq
+        self._test_freq = test_freq or log_freq
         self._prints = prints
         self._began = 0.0
         self._writer = writer
@@ -89,49 +82,57 @@ class RunLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Records step 0 and starts the clock."""
         if self._clock.start == 0:
-            measured, tags = self._diagnostics.measure()
-            self._append({"step": 0, **measured})
-            self._write_events(0, measured, tags)
+            place = place_of(self.model)
+            self._watch.do(lambda: self._record_start(place))
         self._began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes a record when one is due."""
         step = self._clock.step(batch)
         logs_now = self._clock.is_due(step, self._log_freq)
-        tests_now = self._clock.is_due(step, self._test_set.every or self._log_freq)
+        tests_now = self._clock.is_due(step, self._test_freq)
         if logs_now or tests_now:
-            self._record(step, logs or {}, tests_now)
+            self._note(step, logs or {}, tests_now)
 
-    def _record(self, step, logs, tests):
+    def _record_start(self, place):
+        measured, tags = self._diagnostics.measure(place)
+        self._append({"step": 0, **measured})
+        self._write_events(0, measured, tags)
+
+    def _note(self, step, logs, tests):
+        """Takes from the training what only it knows, and has a record made."""
         record = {name: float(value) for name, value in logs.items()}
+        thresholds = {} if self._thresholds is None else self._thresholds()
+        seconds = time.perf_counter() - self._began
+        place = place_of(self.model)
+        self._watch.do(
+            lambda: self._record(
+                step, record, thresholds, tests=tests, seconds=seconds, place=place
+            )
+        )
+        # Training metrics start anew.
+        self.model.reset_metrics()
+
+    def _record(self, step, record, thresholds, *, tests, seconds, place):
+        model = self._watch.model
         if tests:
             record |= self._evaluate()
-        # Training metrics start anew: Keras keeps those of both in one place.
-        self.model.reset_metrics()
-        record["regularization"] = float(tf.add_n(self.model.losses or [0.0]))
-        rate = compat.learning_rate(self.model.optimizer, step)
-        record["learning_rate"] = float(rate)
-        measured, tags = self._diagnostics.measure()
+        record["regularization"] = float(tf.add_n(model.losses or [0.0]))
+        record["learning_rate"] = float(compat.learning_rate(model.optimizer, step))
+        measured, tags = self._diagnostics.measure(place)
         record |= measured
-        if self._thresholds is not None:
-            named = self._thresholds().items()
-            tags |= {f"threshold/{path}": value for path, value in named}
+        tags |= {f"threshold/{path}": value for path, value in thresholds.items()}
         self._write_events(step, record, tags)
         self._append({"step": step, **record})
         self.last_record = record
         if self._prints:
-            self._print(step, record)
+            self._print(step, record, seconds)
 
     def _append(self, record):
         files.append_jsonl(os.path.join(self._logdir, METRICS_FILE), record)
 
     def _evaluate(self):
-        metrics = self.model.evaluate(
-            self._test_set.batches,
-            steps=self._test_set.steps,
-            verbose=0,
-            return_dict=True,
-        )
+        metrics = self._test_set.evaluate()
         return {
             f"test_{name}": float(value)
             for name, value in metrics.items()
@@ -146,16 +147,15 @@ class RunLogger(keras.callbacks.Callback):
         with self._writer.as_default(step=step):
             for tag, value in tags.items():
                 tf.summary.scalar(tag, value)
-            for kernel in sparse_kernels(self.model):
+            for kernel in sparse_kernels(self._watch.model):
                 mask = kernel.mask.numpy()
                 tf.summary.scalar(f"sparsity/{kernel.path}", 1 - mask.mean())
                 picture = mask.reshape(1, -1, mask.shape[-1], 1)
                 tf.summary.image(f"mask/{kernel.path}", picture.astype(np.float32))
         self._writer.flush()
 
-    def _print(self, step, record):
+    def _print(self, step, record, seconds):
         start, stop, _ = self._clock
-        seconds = time.perf_counter() - self._began
         left = seconds / (step - start) * (stop - step)
         parts = [
             f"step {step:>{len(str(stop))}}/{stop}",
@@ -173,13 +173,15 @@ class CheckpointSaver(keras.callbacks.Callback):
     """Saves a checkpoint every `save_freq` steps and at the end.
 
     Args:
-      checkpoints: `Checkpoints`.
+      checkpoints: `Checkpoints` of the watched model.
+      watch: `AtOnce` or `Beside`, which saves.
       clock: `StepClock`.
       save_freq: int >= 1.
     """
 
-    def __init__(self, checkpoints, clock, save_freq):
+    def __init__(self, checkpoints, watch, clock, *, save_freq):
         super().__init__()
+        self._watch = watch
         self._checkpoints = checkpoints
         self._clock = clock
         self._save_freq = save_freq
@@ -188,7 +190,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         """Saves when it is due."""
         step = self._clock.step(batch)
         if self._clock.is_due(step, self._save_freq):
-            self._checkpoints.save(step)
+            self._watch.do(lambda: self._checkpoints.save(step))
 
 
 def record_meta_losses(logdir, writer, losses):

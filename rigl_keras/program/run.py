@@ -1,6 +1,9 @@
 """A run of the command line: set up, train, resume, and record the result."""
 
+import copy
 import dataclasses
+import functools
+import itertools
 import os
 import sys
 import tempfile
@@ -10,14 +13,15 @@ import gin
 import tensorflow as tf
 from tensorflow import keras
 
-from rigl_keras import compat
+from rigl_keras import compat, data
 from rigl_keras.costs.summary import summary
-from rigl_keras.program import algorithm, devices, files
+from rigl_keras.program import algorithm, devices, files, test_set
 from rigl_keras.program.checkpoints import Checkpoints, saved_steps
 from rigl_keras.program.diagnostics import (
     MASK_UPDATES_FILE,
     Diagnostics,
     MaskUpdateRecorder,
+    Norms,
 )
 from rigl_keras.program.files import RESULTS_FILE, RUN_FILE
 from rigl_keras.program.lock import FolderLock
@@ -25,12 +29,12 @@ from rigl_keras.program.loggers import (
     METRICS_FILE,
     CheckpointSaver,
     RunLogger,
-    TestSet,
     record_meta_losses,
 )
 from rigl_keras.program.network import compile_network, make_network
 from rigl_keras.program.optimizer import OptimizerConfig
 from rigl_keras.program.schedule import TrainingConfig
+from rigl_keras.program.watch import AtOnce, Beside
 from rigl_keras.training.base import SparseTraining
 from rigl_keras.training.clock import StepClock
 from rigl_keras.training.gradient_flow import FlowMeter
@@ -113,24 +117,45 @@ class Run:
             self._build_model()
 
     def _build_model(self):
-        config = self._config
         self._model = self._make_network()
-        optimizer = self._optimizer_config.make(config.steps, config.batch_size)
+        self._compile(self._model)
+        self._state = None
+        if self._updater is not None:
+            self._updater.prepare(self._model)
+            self._state = self._updater.state
+
+    def _compile(self, model):
+        config = self._config
         compile_network(
-            self._model,
-            optimizer,
+            model,
+            self._optimizer_config.make(config.steps, config.batch_size),
             label_smoothing=config.label_smoothing,
             top_k=config.top_k,
             jit_compile=config.jit_compile,
         )
-        compat.build_optimizer(
-            self._model.optimizer, list(self._model.trainable_variables)
-        )
-        state = None
-        if self._updater is not None:
-            self._updater.prepare(self._model)
-            state = self._updater.state
-        self._checkpointed = (self._model, self._model.optimizer, state)
+        compat.build_optimizer(model.optimizer, list(model.trainable_variables))
+
+    def _make_watch(self):
+        """What tests and saves: beside the training where a core is left for it."""
+        has_cores_only = not tf.config.list_logical_devices("GPU")
+        is_small = isinstance(self._images, data.ImageData)
+        is_plain = self._config.gradient_regularization == 0
+        is_alone = self._strategy.num_replicas_in_sync == 1
+        if not (has_cores_only and is_small and is_plain and is_alone):
+            return AtOnce(self._model, self._state)
+        with self._strategy.scope():
+            model = self._network()
+            self._compile(model)
+            state = copy.deepcopy(self._state)
+        return Beside(self._model, self._state, (model, state))
+
+    def _make_test_set(self, model):
+        if self._strategy.num_replicas_in_sync > 1 or not isinstance(
+            self._images, data.ImageData
+        ):
+            return test_set.Streamed(model, self._test_data, self._test_steps)
+        batches = itertools.islice(self._test_data, self._test_steps)
+        return test_set.InMemory(model, list(batches))
 
     def _make_test_data(self):
         replicas = self._strategy.num_replicas_in_sync
@@ -174,13 +199,15 @@ class Run:
                 "pruning.mode='constant' and pruning.final_sparsity=0., or "
                 "mask_updater.update_alg=''."
             )
-        model = make_network(
+        self._network = functools.partial(
+            make_network,
             self._images.input_shape,
             self._images.num_classes,
             self._seeds,
             is_pruned=pruning is not None or self._one_shot is not None,
             is_scratch=pruning is None and not self._updater_config.evolves,
         )
+        model = self._network()
         self._updater: SparseTraining | None = pruning or algorithm.make_mask_updater(
             self._updater_config, model, self._grow_batch, seeds=self._seeds
         )
@@ -191,9 +218,11 @@ class Run:
     def _grow_batch(self):
         return algorithm.grow_batch(self._images, self._config.val_batch_size)
 
-    def _checkpoints_in(self, folder, **options):
-        model, optimizer, state = self._checkpointed
-        return Checkpoints(folder, model, optimizer, state=state, **options)
+    def _checkpoints_in(self, folder, model=None, state=None, *, keep=True):
+        """Those of the run's own model and state, or of copies of both."""
+        if model is None:
+            model, state = self._model, self._state
+        return Checkpoints(folder, model, model.optimizer, state=state, keep=keep)
 
     def begin(self):
         """Makes the folder, or restores the last checkpoint of the run in it.
@@ -217,7 +246,6 @@ class Run:
         else:
             self._scratch = tempfile.TemporaryDirectory()
             self._own = self._scratch.name
-        self._checkpoints = self._checkpoints_in(self._own, keep=self._is_chief)
         if not os.path.exists(os.path.join(self._own, RUN_FILE)):
             config = os.path.join(self._own, CONFIG_FILE)
             files.write_text(config, gin.operative_config_str())
@@ -225,7 +253,7 @@ class Run:
         self._writer = tf.summary.create_file_writer(self._own)
         if step is None:
             self._prepare_weights()
-            self._checkpoints.save(0)
+            self._checkpoints_in(self._own, keep=self._is_chief).save(0)
         else:
             print(f"Going on from step {step} of {self._logdir}.")
             self._start = step
@@ -276,39 +304,50 @@ class Run:
         if start == config.steps:
             # Broken off between the last checkpoint and the result.
             return files.read_jsonl(self._path(METRICS_FILE))[-1]
-        meter = FlowMeter(
-            self._model, algorithm.flow_batch(images, config.val_batch_size)
-        )
+        watch = self._make_watch()
+        flow_batch = algorithm.flow_batch(images, config.val_batch_size)
+        norms = Norms(FlowMeter(watch.model, flow_batch))
         clock = StepClock(start, config.steps, self._parts)
         logger = RunLogger(
             self._own,
             self._writer,
             clock,
             log_freq=config.log_freq,
-            test_set=TestSet(
-                self._test_data, self._test_steps, config.eval_freq(images.num_train)
-            ),
-            diagnostics=Diagnostics(self._model, meter, self._path("ckpt-0")),
+            watch=watch,
+            test_set=self._make_test_set(watch.model),
+            test_freq=config.eval_freq(images.num_train),
+            diagnostics=Diagnostics(watch.model, norms, self._path("ckpt-0")),
             thresholds=self._updater.thresholds
             if isinstance(self._updater, Pruning)
             else None,
             prints=self._is_chief and not sys.stdout.isatty(),
         )
-        saver = CheckpointSaver(self._checkpoints, clock, config.save_freq)
+        checkpoints = self._checkpoints_in(
+            self._own, watch.model, watch.state, keep=self._is_chief
+        )
+        saver = CheckpointSaver(checkpoints, watch, clock, save_freq=config.save_freq)
         updater = [] if self._updater is None else [self._updater]
         if config.log_mask_updates and updater:
-            checkpoints = self._checkpoints if config.save_mask_updates else None
             updater.append(
-                MaskUpdateRecorder(self._own, checkpoints, meter, writer=self._writer)
+                MaskUpdateRecorder(
+                    self._own,
+                    checkpoints if config.save_mask_updates else None,
+                    norms,
+                    watch=watch,
+                    writer=self._writer,
+                )
             )
-        self._model.fit(
-            self._make_train_data(start, config.steps),
-            steps_per_epoch=(config.steps - start) * self._parts,
-            shuffle=False,  # The data set is in its order already.
-            verbose=1 if self._is_chief and sys.stdout.isatty() else 0,
-            # The record before the checkpoint: a resumed run repeats neither.
-            callbacks=[*updater, logger, saver],
-        )
+        try:
+            self._model.fit(
+                self._make_train_data(start, config.steps),
+                steps_per_epoch=(config.steps - start) * self._parts,
+                shuffle=False,  # The data set is in its order already.
+                verbose=1 if self._is_chief and sys.stdout.isatty() else 0,
+                # The record before the checkpoint: a resumed run repeats neither.
+                callbacks=[*updater, logger, saver],
+            )
+        finally:
+            watch.end()
         return logger.last_record
 
     def _result(self, record, steps_per_second):

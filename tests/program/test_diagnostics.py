@@ -1,5 +1,6 @@
 """What a run measures of its network, and what it keeps of its mask updates."""
 
+import copy
 import json
 import math
 
@@ -10,13 +11,15 @@ import tiny
 from tensorflow import keras
 
 import rigl_keras
+from rigl_keras import compat
 from rigl_keras.program.checkpoints import (
     Checkpoints,
     SavedModel,
     named_variables,
     saved_steps,
 )
-from rigl_keras.program.diagnostics import Diagnostics, MaskUpdateRecorder
+from rigl_keras.program.diagnostics import Diagnostics, MaskUpdateRecorder, Norms
+from rigl_keras.program.watch import AtOnce, Beside
 from rigl_keras.training.gradient_flow import FlowMeter
 
 RATE = 0.125
@@ -61,7 +64,7 @@ def test_gradient_norms_are_those_of_now(tmp_path):
     expected = {path: norm([g]) for path, g in gradients(model, x, y).items()}
     total = norm(gradients(model, x, y).values())
     start = tmp_path / "ckpt-0"
-    record, tags = Diagnostics(model, FlowMeter(model, (x, y)), start).measure()
+    record, tags = Diagnostics(model, Norms(FlowMeter(model, (x, y))), start).measure(0)
     assert record == {
         "gradient_norm": pytest.approx(total, 1e-5),
         "gradient_flow": pytest.approx(total**2, 1e-5),
@@ -76,9 +79,9 @@ def test_after_one_step_distance_and_momentum_are_the_step(tmp_path):
     before = {path: v.numpy() for path, v in named_variables(model).items()}
     step = {p: RATE * g for p, g in gradients(model, *tiny.data(32)).items()}
     meter = FlowMeter(model, tiny.data(8))
-    diagnostics = Diagnostics(model, meter, tmp_path / "ckpt-0")
+    diagnostics = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0")
     one_step(model)
-    _, tags = diagnostics.measure()
+    _, tags = diagnostics.measure(0)
 
     def cosine(*paths):
         start = np.concatenate([before[path].ravel() for path in paths])
@@ -101,13 +104,13 @@ def test_after_one_step_distance_and_momentum_are_the_step(tmp_path):
 def test_a_dropped_connection_has_moved_by_its_weight(tmp_path):
     model, _ = started(tmp_path)
     meter = FlowMeter(model, tiny.data(8))
-    diagnostics = Diagnostics(model, meter, tmp_path / "ckpt-0")
+    diagnostics = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0")
     before = tiny.weights(model)["out/kernel"]
     mask = rigl_keras.get_masks(model)["out/kernel"]
     dropped = np.unravel_index(np.abs(before).argmax(), before.shape)
     mask[dropped] = False
     rigl_keras.set_masks(model, {"out/kernel": mask})
-    _, tags = diagnostics.measure()
+    _, tags = diagnostics.measure(0)
     assert tags["dist_init_l2/out/kernel"] == abs(before[dropped]) > 0
     assert tags["dist_init_l2/hidden/kernel"] == 0
     assert tags[".allparams/dist_init_l2"] == abs(before[dropped])
@@ -125,7 +128,7 @@ def test_only_what_trains_is_measured(tmp_path):
     model = tiny.compiled(tiny.sparsify(model))
     Checkpoints(tmp_path, model, model.optimizer).save(0)
     meter = FlowMeter(model, tiny.data(8))
-    _, tags = Diagnostics(model, meter, tmp_path / "ckpt-0").measure()
+    _, tags = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0").measure(0)
     paths = {"norm/gamma", "norm/beta", "out/kernel", "out/bias"}
     for kind in ("gradnorm", "dist_init_l2", "dist_init_cosine"):
         found = {tag for tag in tags if tag.startswith(f"{kind}/")}
@@ -136,7 +139,7 @@ def test_without_a_start_or_momentum_there_is_no_such_tag(tmp_path):
     model = tiny.sparse_mlp(keras.optimizers.SGD(RATE))
     one_step(model)
     meter = FlowMeter(model, tiny.data(8))
-    _, tags = Diagnostics(model, meter, tmp_path / "ckpt-0").measure()
+    _, tags = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0").measure(0)
     assert set(tags) == {".allparams/gradnorm", *(f"gradnorm/{p}" for p in PATHS)}
 
 
@@ -158,12 +161,31 @@ class Around(rigl_keras.MaskUpdateObserver):
         self.variables[f"ckpt--{step}"] = {path: v.numpy() for path, v in named}
 
 
-def recorded(folder, updater, model, checkpoints, data):
+def watching(kind, model, updater):
+    """What measures a training that is about to begin."""
+    if kind is AtOnce:
+        return AtOnce(model, updater.state)
+    updater.prepare(model)
+    other = tiny.sparse_mlp(keras.optimizers.SGD(RATE, momentum=0.5), seed=1)
+    compat.build_optimizer(other.optimizer, list(other.trainable_variables))
+    return Beside(model, updater.state, (other, copy.deepcopy(updater.state)))
+
+
+def recorded(folder, updater, model, saves, data, kind=AtOnce):
     """Trains 4 steps with a recorder; returns what an observer saw."""
     writer = tf.summary.create_file_writer(str(folder))
-    around, meter = Around(), FlowMeter(model, data)
-    recorder = MaskUpdateRecorder(folder, checkpoints, meter, writer=writer)
+    watch = watching(kind, model, updater)
+    around, meter = Around(), FlowMeter(watch.model, data)
+    checkpoints = Checkpoints(folder, watch.model, watch.model.optimizer)
+    recorder = MaskUpdateRecorder(
+        folder,
+        checkpoints if saves else None,
+        Norms(meter),
+        watch=watch,
+        writer=writer,
+    )
     tiny.fit(model, updater, recorder, around)
+    watch.end()
     writer.close()
     return around.variables
 
@@ -188,11 +210,13 @@ def updaters():
     }
 
 
+@pytest.mark.parametrize("kind", [AtOnce, Beside])
 @pytest.mark.parametrize("name", ["rigl", "set", "pruning"])
-def test_mask_updates_are_recorded(tmp_path, name):
-    model, checkpoints = started(tmp_path)
+@tiny.too_short
+def test_mask_updates_are_recorded(tmp_path, name, kind):
+    model, _ = started(tmp_path)
     data = tiny.data(8)
-    seen = recorded(tmp_path, updaters()[name], model, checkpoints, data)
+    seen = recorded(tmp_path, updaters()[name], model, True, data, kind)
 
     assert list(seen) == [f"ckpt--{step}" for step in (1, 2, 3, 4)]
     norms = []
@@ -226,7 +250,7 @@ def test_mask_updates_are_recorded(tmp_path, name):
 def test_no_run_goes_on_from_checkpoints_around_updates(tmp_path):
     model, checkpoints = started(tmp_path)
     expected = [variable.numpy() for variable in model.variables]
-    recorded(tmp_path, updaters()["set"], model, checkpoints, tiny.data(8))
+    recorded(tmp_path, updaters()["set"], model, True, tiny.data(8))
     assert (tmp_path / "ckpt--4.index").exists()
     assert saved_steps(tmp_path) == [0]
     assert checkpoints.restore_last() == 0
@@ -239,6 +263,6 @@ def test_an_update_that_is_not_made_leaves_no_record(tmp_path):
     kernel = rigl_keras.sparse_kernels(model)[0].kernel
     kernel.assign(np.full(tuple(kernel.shape), np.nan))
     with pytest.warns(UserWarning, match="no mask update"):
-        recorded(tmp_path, updaters()["set"], model, checkpoints, tiny.data(8))
+        recorded(tmp_path, updaters()["set"], model, True, tiny.data(8))
     assert not (tmp_path / "mask_updates.jsonl").exists()
     assert events(tmp_path) == []
