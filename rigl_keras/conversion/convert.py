@@ -24,6 +24,12 @@ from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel
 
+# How a user copies what `strip` cannot.
+_COPY = (
+    "plain.set_weights(sparse.layer.get_weights()), where `sparse` is a Sparse layer; "
+    "its own get_weights() holds the masks too"
+)
+
 
 def sparsify(
     model,
@@ -179,14 +185,16 @@ def strip(model):
     Raises:
       TypeError: when `model` is no model of the Keras in use.
       ValueError: when it has no sparse kernel, is no such model, or has a layer that
-        creates Sparse layers by itself.
+        creates Sparse layers by itself. Of a model with a `train_step` of its own,
+        strip each part; docs/training.md shows how.
     """
     compat.check_layer(model, "a model")
     if compat.is_subclassed_model(model) and not isinstance(model, SparseModel):
         raise ValueError(
             f"strip copies Sequential and Functional models and SparseModel, but "
-            f"{type(model).__name__} is none of them. Build the model without Sparse "
-            "layers and copy the weights; inactive ones are 0."
+            f"{type(model).__name__} is none of them. Where its parts are such models, "
+            "strip each part and make the model of them. Else build it without Sparse "
+            f"layers and copy layer by layer: {_COPY}."
         )
     if not sparse_kernels(model):
         raise ValueError(
@@ -283,6 +291,7 @@ def _unwrapped(layer):
         if held:
             raise ValueError(
                 f"Layers {held} are made inside a layer's own code, where they cannot "
-                "be replaced. Build that layer without wrappers and copy the weights."
+                "be replaced. Build that layer without wrappers and copy the weights: "
+                f"{_COPY}."
             )
     return None

@@ -103,8 +103,9 @@ def _load_digits(image_size):
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "The data set 'digits' comes with scikit-learn, which is not installed: "
-            "pip install scikit-learn."
+            "The data set 'digits' comes with scikit-learn, which is not installed. "
+            "Install it by `pip install scikit-learn`, or this package with its extra "
+            "`plots`."
         ) from error
     digits = load_digits()
     size = _size(len(digits.target), (*image_size, 1))

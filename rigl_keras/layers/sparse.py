@@ -30,6 +30,9 @@ class Sparse(keras.layers.Wrapper):
     inactive weights at 0, so nothing is multiplied at every call, and the gradient that
     reaches a kernel is the dense one, which RigL needs.
 
+    To load a `.keras` file with such layers, `import rigl_keras` first. Otherwise Keras
+    does not know the class.
+
     Args:
       layer: a layer or model, not yet sparse, with at least one kernel (a weight whose
         name ends in "kernel", of rank 2 or more; depthwise kernels stay dense). A

@@ -100,8 +100,9 @@ def check_wrapped(model):
     if own:
         raise ValueError(
             f"{type(model).__name__} defines {own} of its own, which a SparseModel "
-            "around it would not use. Wrap its layers in rigl_keras.Sparse where the "
-            "model creates them, and train the model itself."
+            "around it would not use. Make the models that it consists of sparse, "
+            "rigl_keras.sparsify(part), or wrap its layers in rigl_keras.Sparse where "
+            "the model creates them; and train the model itself."
         )
     # Tasks of KerasHub apply it in `fit` and `predict`, not in a call.
     has_own_fit = type(model).fit is not keras.Model.fit

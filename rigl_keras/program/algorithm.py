@@ -2,7 +2,8 @@
 
 Every function here that carries `@gin.configurable` is a name in gin files. The names
 and defaults are those of the paper's TF2 code; `masks`, `seeds`, `data` and what
-docstrings call this package's own are not from there.
+docstrings call this package's own are not from there. Flags and files that differ are
+listed in the README, under "The command line".
 """
 
 import dataclasses

@@ -148,6 +148,65 @@ def test_attention():
     )
 
 
+class AutoEncoder(keras.Model):
+    """A model of two models, with a training step of its own."""
+
+    def __init__(self, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def call(self, inputs):
+        return self.decoder(self.encoder(inputs))
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self(data, training=True) - data))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
+        return {"error": loss}
+
+
+def test_a_model_with_its_own_train_step_is_sparsified_in_parts():
+    layers = [keras.Input((3,)), LAYERS.Dense(6, name="back")]
+    parts = [tiny.mlp(), keras.Sequential(layers)]
+    model = AutoEncoder(*(tiny.sparsify(part) for part in parts))
+    model.compile(keras.optimizers.SGD(2.0**-6, momentum=0.5))
+    x, _ = tiny.data()
+    model(x)
+    before = rigl_keras.get_masks(model)
+    assert len(before) == 3
+    rigl = rigl_keras.RigL(1, 0.5, schedule="constant", last_update_step=-1)
+    model.fit(x, batch_size=8, verbose=0, callbacks=[rigl])
+    tiny.assert_zero_off_masks(model)
+    for path, mask in rigl_keras.get_masks(model).items():
+        assert mask.sum() == before[path].sum() and (mask != before[path]).any()
+    with pytest.raises(ValueError, match=r"AutoEncoder .* strip each part"):
+        rigl_keras.strip(model)
+    plain = AutoEncoder(*map(rigl_keras.strip, (model.encoder, model.decoder)))
+    np.testing.assert_allclose(plain(x), model(x), rtol=1e-6)
+
+
+def test_weights_of_layers_that_a_model_wraps_are_copied_as_strip_says():
+    class Net(keras.Model):
+        def __init__(self, wrap):
+            super().__init__()
+            self.out = wrap(LAYERS.Dense(3, name="out"))
+
+        def call(self, inputs):
+            return self.out(inputs)
+
+    model, plain = Net(lambda layer: Sparse(layer, 0.5)), Net(lambda layer: layer)
+    x, _ = tiny.data()
+    expected = model(x)
+    with pytest.raises(ValueError, match=r"set_weights\(sparse\.layer\.get_weights"):
+        rigl_keras.strip(model)
+    plain(x)
+    plain.out.set_weights(model.out.layer.get_weights())
+    np.testing.assert_array_equal(plain(x), expected)
+
+
 def test_a_sequential_without_an_input_built_by_build():
     model = keras.Sequential([LAYERS.Dense(4, name="a"), LAYERS.Dense(2, name="b")])
     model.build((None, 6))

@@ -173,5 +173,5 @@ def test_digits_have_one_split():
 
 def test_digits_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
+    with pytest.raises(ImportError, match=r"pip install scikit-learn.*extra `plots`"):
         data.load("digits")
