@@ -213,12 +213,11 @@ def test_batch_norm_is_that_of_the_training_records(runs, images):
     x = images.train_images[:200].reshape(200, -1) / 255
     test = images.test_images.reshape(len(images.test_images), -1) / 255
     for name in ("dense1", "dense2"):
-        x, test = x @ parameters[f"{name}/kernel"], test @ parameters[f"{name}/kernel"]
+        kernel, bias = parameters[f"{name}/kernel"], parameters[f"{name}/bias"]
+        x, test = (np.maximum(each @ kernel + bias, 0) for each in (x, test))
         mean, scale = x.mean(0), np.sqrt(x.var(0) + 1e-3)
         gamma, beta = parameters[f"{name}_bn/gamma"], parameters[f"{name}_bn/beta"]
-        x, test = (
-            np.maximum((each - mean) / scale * gamma + beta, 0) for each in (x, test)
-        )
+        x, test = ((each - mean) / scale * gamma + beta for each in (x, test))
     out = test @ parameters["logits/kernel"] + parameters["logits/bias"]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     expected = float(loss(images.test_labels, out.astype(np.float32)))

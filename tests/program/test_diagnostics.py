@@ -259,7 +259,7 @@ def test_no_run_goes_on_from_checkpoints_around_updates(tmp_path):
 
 
 def test_an_update_that_is_not_made_leaves_no_record(tmp_path):
-    model, checkpoints = started(tmp_path)
+    model, _ = started(tmp_path)
     kernel = rigl_keras.sparse_kernels(model)[0].kernel
     kernel.assign(np.full(tuple(kernel.shape), np.nan))
     with pytest.warns(UserWarning, match="no mask update"):

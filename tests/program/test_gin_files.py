@@ -6,9 +6,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from rigl_keras.program import gin_files
+from rigl_keras.program import gin_files, run
 
 SOURCE = Path(gin_files.__file__)
+assert run  # It registers what gin can bind.
 
 
 def load_copy(monkeypatch, package):

@@ -102,9 +102,13 @@ def test_what_a_task_raises_reaches_the_training():
     watch = Beside(model, None, (built(seed=1), None))
     watch.do(fail)
     with pytest.raises(FullError):
-        for _ in range(100):
-            watch.do(lambda: None)
+        do_often(watch)
     watch.end()
+
+
+def do_often(watch):
+    for _ in range(100):
+        watch.do(lambda: None)
 
 
 @pytest.mark.parametrize("size", [32, 50])
