@@ -11,16 +11,10 @@ runs_dir=$(realpath -m -- "${1:-"$(dirname -- "${BASH_SOURCE[0]}")/../runs/digit
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
 python=$PWD/.venv/bin/python
-export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-
-# TensorFlow's native code writes such lines at import, whatever the log level.
-without_noise() {
-  "$@" 2> >(grep -vE '^(WARNING: All log messages before absl|[IWE][0-9]{4} )' >&2)
-}
 
 train() { # FOLDER FILE
   echo "== $1"
-  without_noise "$python" -m rigl_keras.train --logdir="$runs_dir/$1" \
+  "$python" -m rigl_keras.train --logdir="$runs_dir/$1" \
     --gin_config="digits/$2.gin" --gin_bindings=training.save_freq=1500 \
     --gin_bindings=training.save_mask_updates=False
   echo
@@ -29,5 +23,5 @@ train() { # FOLDER FILE
 train Dense dense
 train Static static
 train RigL rigl
-without_noise "$python" -m rigl_keras.report "$runs_dir"/{Dense,Static,RigL} \
+"$python" -m rigl_keras.report "$runs_dir"/{Dense,Static,RigL} \
   --figure="$runs_dir/curves.png"

@@ -93,7 +93,7 @@ def _call(main, argv):
         return 1
 
 
-def _print_warning(message, category, filename, lineno, file=None, line=None):
+def _print_warning(message, *_args, **_options):
     """Prints a warning on one line: where the code that warns lies helps nobody."""
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 

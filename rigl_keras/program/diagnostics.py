@@ -40,14 +40,18 @@ class Diagnostics:
     """Measures a network in training, by the names of the paper's TensorBoard tags.
 
     Args:
-      model: the network, compiled.
-      norms: `Norms` of the model.
+      watch: `AtOnce` or `Beside` of the network's training.
+      norms: `Norms` of the watched model.
       start: path of the checkpoint to measure distances from; where there is none,
         no distances are measured.
+
+    Attributes:
+      watch: as given.
     """
 
-    def __init__(self, model, norms, start):
-        self._model = model
+    def __init__(self, watch, norms, start):
+        self.watch = watch
+        self._model = watch.model
         self._norms = norms
         there = os.path.exists(f"{start}.index")
         self._start = SavedModel(start).values if there else {}

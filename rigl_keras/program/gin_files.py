@@ -1,6 +1,7 @@
 """Gin files that come with the package, and what is wrong with a user's."""
 
 import difflib
+import functools
 import inspect
 import os
 import re
@@ -58,11 +59,9 @@ def read(files: Sequence[str], bindings: Sequence[str]) -> None:
         gin.add_config_file_search_path(folder)
     for name in files:
         _check_is_there(name)
-        _explained(lambda name=name: gin.parse_config_file(name), f"Gin file {name}")
+        _explained(functools.partial(gin.parse_config_file, name), f"Gin file {name}")
     for binding in bindings:
-        _explained(
-            lambda binding=binding: gin.parse_config(binding), f"Binding {binding!r}"
-        )
+        _explained(functools.partial(gin.parse_config, binding), f"Binding {binding!r}")
 
 
 def _check_is_there(name: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +27,19 @@ _TAGS = {
 }
 
 
+class Tests(NamedTuple):
+    """When a run evaluates, and on what.
+
+    Attributes:
+      test_set: what evaluates the watched model, such as `Streamed`.
+      every: int >= 1, steps between two evaluations, each of which makes a record too;
+        or None: one with every record.
+    """
+
+    test_set: Any
+    every: int | None = None
+
+
 class RunLogger(keras.callbacks.Callback):
     """Evaluates and writes metrics every `log_freq` steps.
 
@@ -38,11 +52,8 @@ class RunLogger(keras.callbacks.Callback):
       writer: the run's writer of TensorBoard events.
       clock: `StepClock`.
       log_freq: int >= 1.
-      watch: `AtOnce` or `Beside`, which measures and writes.
-      test_set: what evaluates the watched model, such as `Streamed`.
-      test_freq: int >= 1, steps between two evaluations, each of which makes a record
-        too; or None: one with every record.
-      diagnostics: `Diagnostics` of the watched model.
+      tests: `Tests`.
+      diagnostics: `Diagnostics`, whose `watch` measures and writes.
       thresholds: function that returns a dict from the kernels' paths to the smallest
         magnitudes that pruning kept, or None.
       prints: whether each record is printed.
@@ -58,9 +69,7 @@ class RunLogger(keras.callbacks.Callback):
         clock,
         *,
         log_freq,
-        watch,
-        test_set,
-        test_freq,
+        tests,
         diagnostics,
         thresholds=None,
         prints=False,
@@ -70,10 +79,10 @@ class RunLogger(keras.callbacks.Callback):
         self._thresholds = thresholds
         self._logdir = logdir
         self._clock = clock
-        self._watch = watch
-        self._test_set = test_set
+        self._watch = diagnostics.watch
+        self._test_set = tests.test_set
         self._log_freq = log_freq
-        self._test_freq = test_freq or log_freq
+        self._test_freq = tests.every or log_freq
         self._prints = prints
         self._began = 0.0
         self._writer = writer

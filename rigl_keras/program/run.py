@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import itertools
 import os
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from rigl_keras.program.loggers import (
     METRICS_FILE,
     CheckpointSaver,
     RunLogger,
+    Tests,
     record_meta_losses,
 )
 from rigl_keras.program.network import compile_network, make_network
@@ -150,12 +150,10 @@ class Run:
         return Beside(self._model, self._state, (model, state))
 
     def _make_test_set(self, model):
-        if self._strategy.num_replicas_in_sync > 1 or not isinstance(
-            self._images, data.ImageData
-        ):
-            return test_set.Streamed(model, self._test_data, self._test_steps)
-        batches = itertools.islice(self._test_data, self._test_steps)
-        return test_set.InMemory(model, list(batches))
+        is_alone = self._strategy.num_replicas_in_sync == 1
+        is_small = isinstance(self._images, data.ImageData)
+        kind = test_set.InMemory if is_alone and is_small else test_set.Streamed
+        return kind(model, self._test_data, self._test_steps)
 
     def _make_test_data(self):
         replicas = self._strategy.num_replicas_in_sync
@@ -305,38 +303,15 @@ class Run:
             # Broken off between the last checkpoint and the result.
             return files.read_jsonl(self._path(METRICS_FILE))[-1]
         watch = self._make_watch()
-        flow_batch = algorithm.flow_batch(images, config.val_batch_size)
-        norms = Norms(FlowMeter(watch.model, flow_batch))
         clock = StepClock(start, config.steps, self._parts)
-        logger = RunLogger(
-            self._own,
-            self._writer,
-            clock,
-            log_freq=config.log_freq,
-            watch=watch,
-            test_set=self._make_test_set(watch.model),
-            test_freq=config.eval_freq(images.num_train),
-            diagnostics=Diagnostics(watch.model, norms, self._path("ckpt-0")),
-            thresholds=self._updater.thresholds
-            if isinstance(self._updater, Pruning)
-            else None,
-            prints=self._is_chief and not sys.stdout.isatty(),
-        )
         checkpoints = self._checkpoints_in(
             self._own, watch.model, watch.state, keep=self._is_chief
         )
+        flow_batch = algorithm.flow_batch(images, config.val_batch_size)
+        norms = Norms(FlowMeter(watch.model, flow_batch))
+        before = self._make_updaters(watch, checkpoints, norms)
+        logger = self._make_logger(watch, norms, clock)
         saver = CheckpointSaver(checkpoints, watch, clock, save_freq=config.save_freq)
-        updater = [] if self._updater is None else [self._updater]
-        if config.log_mask_updates and updater:
-            updater.append(
-                MaskUpdateRecorder(
-                    self._own,
-                    checkpoints if config.save_mask_updates else None,
-                    norms,
-                    watch=watch,
-                    writer=self._writer,
-                )
-            )
         try:
             self._model.fit(
                 self._make_train_data(start, config.steps),
@@ -344,11 +319,43 @@ class Run:
                 shuffle=False,  # The data set is in its order already.
                 verbose=1 if self._is_chief and sys.stdout.isatty() else 0,
                 # The record before the checkpoint: a resumed run repeats neither.
-                callbacks=[*updater, logger, saver],
+                callbacks=[*before, logger, saver],
             )
         finally:
             watch.end()
         return logger.last_record
+
+    def _make_updaters(self, watch, checkpoints, norms):
+        """The callbacks that change masks and look at that."""
+        config = self._config
+        if self._updater is None:
+            return []
+        if not config.log_mask_updates:
+            return [self._updater]
+        recorder = MaskUpdateRecorder(
+            self._own,
+            checkpoints if config.save_mask_updates else None,
+            norms,
+            watch=watch,
+            writer=self._writer,
+        )
+        return [self._updater, recorder]
+
+    def _make_logger(self, watch, norms, clock):
+        config, updater = self._config, self._updater
+        return RunLogger(
+            self._own,
+            self._writer,
+            clock,
+            log_freq=config.log_freq,
+            tests=Tests(
+                self._make_test_set(watch.model),
+                config.eval_freq(self._images.num_train),
+            ),
+            diagnostics=Diagnostics(watch, norms, self._path("ckpt-0")),
+            thresholds=updater.thresholds if isinstance(updater, Pruning) else None,
+            prints=self._is_chief and not sys.stdout.isatty(),
+        )
 
     def _result(self, record, steps_per_second):
         table = summary(self._model, print_fn=None)

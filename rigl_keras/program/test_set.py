@@ -1,6 +1,7 @@
 """The evaluation of a run on its test set."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -32,12 +33,13 @@ class InMemory:
 
     Args:
       model: the model to evaluate, compiled, on one device.
-      batches: list of tuples (images, labels), as the model takes them.
+      batches: iterable of tuples (images, labels), as the model takes them.
+      steps: int, how many batches there are.
     """
 
-    def __init__(self, model: Any, batches: Sequence[tuple]) -> None:
+    def __init__(self, model: Any, batches: Iterable[tuple], steps: int) -> None:
         self._model = model
-        self._batches = [tf.nest.map_structure(tf.constant, pair) for pair in batches]
+        self._batches = list(itertools.islice(batches, steps))
         # What `evaluate` would call for each batch, too, but without its iterator.
         self._compiled = tf.function(
             model.test_step, jit_compile=bool(getattr(model, "jit_compile", False))

@@ -199,8 +199,8 @@ class MaskUpdates(SparseTraining):
         ) or outlook.of_updates(
             self._updates(),
             span,
-            self._drop_fraction_at if self.schedule == "cosine" else None,
-            self.drop_fraction,
+            fraction_at=self._drop_fraction_at if self.schedule == "cosine" else None,
+            drop_fraction=self.drop_fraction,
         )
 
     def _hindsight(self, span: Span) -> str | None:

@@ -41,6 +41,7 @@ class KernelCount(NamedTuple):
 def of_updates(
     updates: Updates,
     span: Span,
+    *,
     fraction_at: Callable[[int], float] | None,
     drop_fraction: float,
 ) -> str | None:
@@ -114,9 +115,9 @@ def of_drop_fraction(counts: Sequence[KernelCount], drop_fraction: float) -> str
 def of_pruning(
     counts: Sequence[KernelCount],
     span: Span,
+    *,
     reached: float | None,
     goal: float | None,
-    *,
     ranking: str,
 ) -> str | None:
     """What is wrong where a training does not reach the sparsity of its schedule.

@@ -149,7 +149,11 @@ class Pruning(SparseTraining):
         for name in ("final_sparsity", "target_sparsity"):  # of TFMOT's schedules
             goal = getattr(self.schedule, name, goal)
         return outlook.of_pruning(
-            self.attachment.counts(), span, reached, goal, ranking=self._ranking
+            self.attachment.counts(),
+            span,
+            reached=reached,
+            goal=goal,
+            ranking=self._ranking,
         )
 
     def _highest_sparsity(self, span: Span) -> float | None:

@@ -64,7 +64,9 @@ def test_gradient_norms_are_those_of_now(tmp_path):
     expected = {path: norm([g]) for path, g in gradients(model, x, y).items()}
     total = norm(gradients(model, x, y).values())
     start = tmp_path / "ckpt-0"
-    record, tags = Diagnostics(model, Norms(FlowMeter(model, (x, y))), start).measure(0)
+    record, tags = Diagnostics(
+        AtOnce(model, None), Norms(FlowMeter(model, (x, y))), start
+    ).measure(0)
     assert record == {
         "gradient_norm": pytest.approx(total, 1e-5),
         "gradient_flow": pytest.approx(total**2, 1e-5),
@@ -79,7 +81,7 @@ def test_after_one_step_distance_and_momentum_are_the_step(tmp_path):
     before = {path: v.numpy() for path, v in named_variables(model).items()}
     step = {p: RATE * g for p, g in gradients(model, *tiny.data(32)).items()}
     meter = FlowMeter(model, tiny.data(8))
-    diagnostics = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0")
+    diagnostics = Diagnostics(AtOnce(model, None), Norms(meter), tmp_path / "ckpt-0")
     one_step(model)
     _, tags = diagnostics.measure(0)
 
@@ -104,7 +106,7 @@ def test_after_one_step_distance_and_momentum_are_the_step(tmp_path):
 def test_a_dropped_connection_has_moved_by_its_weight(tmp_path):
     model, _ = started(tmp_path)
     meter = FlowMeter(model, tiny.data(8))
-    diagnostics = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0")
+    diagnostics = Diagnostics(AtOnce(model, None), Norms(meter), tmp_path / "ckpt-0")
     before = tiny.weights(model)["out/kernel"]
     mask = rigl_keras.get_masks(model)["out/kernel"]
     dropped = np.unravel_index(np.abs(before).argmax(), before.shape)
@@ -128,7 +130,9 @@ def test_only_what_trains_is_measured(tmp_path):
     model = tiny.compiled(tiny.sparsify(model))
     Checkpoints(tmp_path, model, model.optimizer).save(0)
     meter = FlowMeter(model, tiny.data(8))
-    _, tags = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0").measure(0)
+    _, tags = Diagnostics(
+        AtOnce(model, None), Norms(meter), tmp_path / "ckpt-0"
+    ).measure(0)
     paths = {"norm/gamma", "norm/beta", "out/kernel", "out/bias"}
     for kind in ("gradnorm", "dist_init_l2", "dist_init_cosine"):
         found = {tag for tag in tags if tag.startswith(f"{kind}/")}
@@ -139,7 +143,9 @@ def test_without_a_start_or_momentum_there_is_no_such_tag(tmp_path):
     model = tiny.sparse_mlp(keras.optimizers.SGD(RATE))
     one_step(model)
     meter = FlowMeter(model, tiny.data(8))
-    _, tags = Diagnostics(model, Norms(meter), tmp_path / "ckpt-0").measure(0)
+    _, tags = Diagnostics(
+        AtOnce(model, None), Norms(meter), tmp_path / "ckpt-0"
+    ).measure(0)
     assert set(tags) == {".allparams/gradnorm", *(f"gradnorm/{p}" for p in PATHS)}
 
 

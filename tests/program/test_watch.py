@@ -118,6 +118,6 @@ def test_a_test_set_in_memory_is_evaluated_as_keras_does(size):
     steps = -(-len(x) // size)
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
     streamed = test_set.Streamed(model, batches, steps).evaluate()
-    assert test_set.InMemory(model, list(batches)).evaluate() == streamed
+    assert test_set.InMemory(model, batches, steps).evaluate() == streamed
     predictions = model.predict(x, verbose=0)
     assert streamed["mae"] == pytest.approx(np.abs(predictions - y).mean(), 1e-5)

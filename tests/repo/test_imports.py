@@ -27,7 +27,7 @@ LIBRARY = {
     "costs": "compat common core",
     "training": "compat common core algorithms",
     "faces": "core algorithms costs training",
-    "__init__": "core layers conversion costs training faces version",
+    "__init__": "common core layers conversion costs training faces version",
     "analysis": "compat common core layers conversion training",
 }
 PROGRAMS = {

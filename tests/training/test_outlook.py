@@ -177,3 +177,14 @@ def test_a_training_that_goes_on_was_planned_when_it_began():
     callback.prepare(model)
     model.optimizer.iterations.assign(100)
     assert warned(model, callback, 4) == ""
+
+
+def test_a_sparsity_out_of_range_is_refused_at_its_step_where_no_end_is_known():
+    model = tiny.sparse_mlp(sparsity=0)
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 90.0 at step 3"):
+        model.fit(
+            of_unknown_length(4),
+            verbose=0,
+            callbacks=[Pruning(lambda step: (step == 3, 90.0))],
+        )
+    assert int(model.optimizer.iterations.numpy()) == 2

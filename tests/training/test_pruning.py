@@ -218,19 +218,6 @@ def test_a_sparsity_out_of_range_is_refused_before_the_training(sparsity):
     tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
 
 
-def test_a_sparsity_out_of_range_is_refused_at_its_step_where_no_end_is_known():
-    model = dense_mlp()
-    x, y = tiny.data()
-    batches = (
-        tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda *_: True)
-    )
-    with pytest.raises(ValueError, match=r"\[0, 1\), got 90.0 at step 3"):
-        model.fit(
-            batches, verbose=0, callbacks=[Pruning(lambda step: (step == 3, 90.0))]
-        )
-    assert int(model.optimizer.iterations.numpy()) == 2
-
-
 def test_an_unknown_ranking_is_refused():
     with pytest.raises(ValueError, match=r"ranking.*'layer', 'global'.*'local'"):
         every_step(0.5, ranking="local")
