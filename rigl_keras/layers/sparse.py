@@ -14,7 +14,7 @@ from rigl_keras.core import distributions, kernels
 from rigl_keras.core.initial_masks import first_mask
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import MaskConstraint
+from rigl_keras.core.masks import MaskConstraint, apply_loaded_masks
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 
 # Of the layer's config. Raise it when a config changes its meaning, and let
@@ -85,6 +85,7 @@ class Sparse(keras.layers.Wrapper):
         self._built_by_call = False
         self._planned_masks: Any = _Untracked({})
         self._mask_count = 0
+        self._after_loading = compat.AfterLoading(self.finalize_state)
 
     @property
     def sparse_masks(self):
@@ -191,6 +192,23 @@ class Sparse(keras.layers.Wrapper):
                 kernel.variable.assign(first_value(compat.raw(kernel.variable)))
         else:
             compat.map_initial_value(kernel.variable, first_value)
+
+    def set_weights(self, weights):
+        """Sets weights and masks; weights off their masks become 0.
+
+        Raises:
+          ValueError: for other shapes, and for a mask without a connection.
+        """
+        super().set_weights(weights)
+        self.finalize_state()
+
+    def finalize_state(self):
+        """Sets weights off their masks to 0, after they were loaded or set.
+
+        Keras calls it. Raises a ValueError for a mask without a connection.
+        """
+        if self.built:
+            apply_loaded_masks(self)
 
     def __call__(self, *args, **kwargs):
         """Calls the wrapped layer, building it first if need be."""
