@@ -152,7 +152,8 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
 def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
     """Sets masks of a model, and the weights that they exclude to 0.
 
-    Nothing is changed unless every mask is valid.
+    Nothing is changed unless every mask is valid. With `get_masks(model)` as masks, it
+    only sets to 0 what was put off them past Keras's files, such as by `assign`.
 
     Args:
       model: a built model or layer that holds `Sparse` layers.
