@@ -16,6 +16,7 @@ from rigl_keras.compat.fit import (
     without_model,
 )
 from rigl_keras.compat.layers import (
+    AfterLoading,
     build_config,
     deserialized,
     has_config,
@@ -62,6 +63,7 @@ from rigl_keras.compat.which import (
 __all__ = [
     "IS_KERAS_3",
     "KERAS_NAME",
+    "AfterLoading",
     "accumulation_options",
     "accumulation_steps",
     "batch_counter",

@@ -48,6 +48,26 @@ def is_subclassed_model(layer):
     return isinstance(layer, keras.Model) and not is_graph_model(layer)
 
 
+class AfterLoading(keras.losses.Loss):
+    """Calls a function when a layer's own weights and those below it are loaded.
+
+    Both Kerases load a layer, then its attributes that are layers, metrics, optimizers
+    or losses: private ones last. So a layer holds it under a private name. It is a loss
+    because Keras tracks the others, as parts of the layer.
+
+    Args:
+      function: without arguments.
+    """
+
+    def __init__(self, function):
+        super().__init__(name="after_loading")
+        self._function = function
+
+    def load_own_variables(self, store):
+        """Calls the function; of its own it has nothing in the file."""
+        self._function()
+
+
 def has_config(layer):
     """False for a model whose `get_config` is Keras 2's own, which knows nothing of it.
 

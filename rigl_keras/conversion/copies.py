@@ -86,10 +86,12 @@ def _copy_subclassed(model, convert):
             "rigl_keras.SparseModel(rigl_keras.Sparse(model, sparsity)), and call it "
             "on a batch; or let its `build` create all its weights."
         )
-    if sparse is None:
-        return copy
-    sparse.build()
-    return SparseModel(sparse)
+    if sparse is not None:
+        sparse.build()
+        copy = SparseModel(sparse)
+    if not model.trainable:  # which a config of its own may leave out
+        copy.trainable = False
+    return copy
 
 
 def copy_layer(layer):
@@ -125,6 +127,7 @@ def copy_weights(source, target):
     """Copies all weights between a model and its copy, layer by layer, masked.
 
     Not list by list: wrapped layers list their weights in another order in Keras 2.
+    Layers that are frozen are frozen in the copy too.
 
     Raises:
       ValueError: when a layer of `target` has other weights, or layers of `source`
@@ -157,6 +160,15 @@ def copy_weights(source, target):
             new.assign(values)
         if hasattr(copy, "finalize_state"):
             copy.finalize_state()  # Preprocessing computes with what it derives here.
+    _copy_freezing(layers, new_layers)
+
+
+def _copy_freezing(layers, copies):
+    """Freezes and unfreezes copies as the layers are, which configs may leave out."""
+    for layer, copy in zip(layers, copies, strict=True):
+        # A layer is before those below it, to which Keras passes it on.
+        if copy.trainable != layer.trainable:
+            copy.trainable = layer.trainable
 
 
 def _described(weights):

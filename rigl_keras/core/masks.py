@@ -152,7 +152,8 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
 def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
     """Sets masks of a model, and the weights that they exclude to 0.
 
-    Nothing is changed unless every mask is valid.
+    Nothing is changed unless every mask is valid. With `get_masks(model)` as masks, it
+    only sets to 0 what was put off them past Keras's files, such as by `assign`.
 
     Args:
       model: a built model or layer that holds `Sparse` layers.
@@ -187,6 +188,28 @@ def apply_masks(model: Any) -> None:
     for weight, mask in _weights_with_masks(model):
         weight = compat.raw(weight)
         weight.assign(masked(weight, compat.raw(mask)))
+
+
+def apply_loaded_masks(layer: Any) -> None:
+    """Sets all weights that masks exclude to 0, after both were loaded from a file.
+
+    Args:
+      layer: a built layer or model.
+
+    Raises:
+      ValueError: when a mask leaves a weight no connection.
+    """
+    paths = {id(found.variable): found.path for found in kernels.find_maskable(layer)}
+    for weight, mask in _weights_with_masks(layer):
+        if not tf.reduce_any(kernels.read_mask(compat.raw(mask))):
+            path = paths.get(id(weight), compat.variable_name(weight))
+            raise ValueError(
+                f"The mask that was loaded or set for {path!r} leaves the kernel no "
+                "weight, so nothing could pass it. Load an earlier file, in which each "
+                "mask has at least one connection; or make a model with rigl_keras."
+                "sparsify anew."
+            )
+    apply_masks(layer)
 
 
 def check_mask(path: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:

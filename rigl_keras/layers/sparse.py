@@ -1,6 +1,7 @@
 """The `Sparse` wrapper, which makes the kernels of a layer sparse."""
 
 import collections.abc
+import copy
 import inspect
 from typing import Any
 
@@ -14,7 +15,7 @@ from rigl_keras.core import distributions, kernels
 from rigl_keras.core.initial_masks import first_mask
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import MaskConstraint
+from rigl_keras.core.masks import MaskConstraint, apply_loaded_masks, is_sparse
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 
 # Of the layer's config. Raise it when a config changes its meaning, and let
@@ -30,8 +31,14 @@ class Sparse(keras.layers.Wrapper):
     inactive weights at 0, so nothing is multiplied at every call, and the gradient that
     reaches a kernel is the dense one, which RigL needs.
 
-    To load a `.keras` file with such layers, `import rigl_keras` first. Otherwise Keras
-    does not know the class.
+    Weights that Keras loads from a file, or the layer's `set_weights` sets, become 0
+    off the masks. Others that are put there count until the next training step: those
+    of `assign`, of `tf.train.Checkpoint`, of a model's `set_weights` in Keras 3, and in
+    a model inside a model those of files other than ".keras" and ".weights.h5".
+    `set_masks(model, get_masks(model))` sets them to 0.
+
+    A file is loaded where `rigl_keras` is imported: Keras imports no other package.
+    `keras.models.clone_model` draws weights and masks anew; `copy.deepcopy` keeps them.
 
     Args:
       layer: a layer or model, not yet sparse, with at least one kernel (a weight whose
@@ -88,6 +95,7 @@ class Sparse(keras.layers.Wrapper):
         self._built_by_call = False
         self._planned_masks: Any = _Untracked({})
         self._mask_count = 0
+        self._after_loading = compat.AfterLoading(self.finalize_state)
 
     @property
     def sparse_masks(self):
@@ -195,6 +203,23 @@ class Sparse(keras.layers.Wrapper):
         else:
             compat.map_initial_value(kernel.variable, first_value)
 
+    def set_weights(self, weights):
+        """Sets weights and masks; weights off their masks become 0.
+
+        Raises:
+          ValueError: for other shapes, and for a mask without a connection.
+        """
+        super().set_weights(weights)
+        self.finalize_state()
+
+    def finalize_state(self):
+        """Sets weights off their masks to 0, after they were loaded or set.
+
+        Keras calls it. Raises a ValueError for a mask without a connection.
+        """
+        if self.built:
+            apply_loaded_masks(self)
+
     def __call__(self, *args, **kwargs):
         """Calls the wrapped layer, building it first if need be."""
         if not self.built:
@@ -229,6 +254,27 @@ class Sparse(keras.layers.Wrapper):
     def metrics(self):
         """The wrapped layer's; not those that a model was compiled with."""
         return [] if isinstance(self.layer, keras.Model) else self.layer.metrics
+
+    def __deepcopy__(self, memo):
+        """A layer with kernels and masks of its own."""
+        reduced: Any = self.__reduce_ex__(4)
+        make, arguments, *state = reduced
+        copied = make(*arguments)
+        memo[id(self)] = copied
+        if state:  # In Keras 2; Keras 3 has made a file and loaded it.
+            copied.__setstate__(copy.deepcopy(state[0], memo))
+            copied._constrain_to_own_masks(self.sparse_masks)
+        return copied
+
+    def _constrain_to_own_masks(self, masks):
+        """Has the masks of this copy keep its kernels sparse, not the layer's own."""
+        old_masks = [id(mask) for mask in masks]
+        own = dict(zip(old_masks, self.sparse_masks, strict=True))
+        for weight in filter(is_sparse, compat.weights(self.layer)):
+            mask, inner = weight.constraint.mask, weight.constraint.inner
+            if id(mask) in own:
+                constraint = MaskConstraint(own[id(mask)], inner)
+                compat.set_constraint(weight, constraint)
 
     def get_build_config(self):
         """What `build` needs when a file is loaded; None where only a call builds."""

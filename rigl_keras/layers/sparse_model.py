@@ -53,6 +53,15 @@ class SparseModel(keras.Model):
         self._inputs = json.dumps(_described(inputs))
         return self.sparse(inputs, training=training)
 
+    def set_weights(self, weights):
+        """Sets weights and masks; weights off their masks become 0.
+
+        Raises:
+          ValueError: for other shapes, and for a mask without a connection.
+        """
+        super().set_weights(weights)
+        self.sparse.finalize_state()
+
     def get_config(self):
         """The config of the `Sparse` layer, which holds that of the model."""
         sparse = compat.serialized(self.sparse)

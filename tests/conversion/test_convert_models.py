@@ -230,3 +230,87 @@ def test_under_a_strategys_scope():
     alone = tiny.sparsify(tiny.mlp())
     tiny.assert_same_masks(rigl_keras.get_masks(sparse), rigl_keras.get_masks(alone))
     tiny.assert_zero_off_masks(sparse)
+
+
+# Names, precision and freezing
+
+
+@keras.utils.register_keras_serializable("test_convert_models")
+class Frozen(keras.Model):
+    """A subclassed model, whose config says nothing of its layers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden = LAYERS.Dense(8, name="hidden", dtype="mixed_bfloat16")
+        self.rest = LAYERS.Dense(3, name="rest", dtype="float32")
+
+    def call(self, inputs):
+        return self.rest(self.hidden(inputs))
+
+    def get_config(self):
+        return super().get_config()
+
+
+def frozen_subclassed():
+    model = Frozen(name="frozen")
+    model(tiny.integers((2, 6)))
+    model.hidden.trainable = False
+    return model
+
+
+def wholly_frozen_subclassed():
+    model = frozen_subclassed()
+    model.trainable = False
+    model.rest.trainable = True
+    return model
+
+
+def partly_frozen_functional():
+    def dense(name, dtype="float32"):
+        return LAYERS.Dense(8, name=name, dtype=dtype)
+
+    inner = [keras.Input((8,)), dense("a", "float64"), LAYERS.BatchNormalization()]
+    fixed = [keras.Input((8,)), dense("b"), dense("c")]
+    inner = keras.Sequential(inner, name="inner")
+    fixed = keras.Sequential(fixed, name="fixed")
+    inputs = keras.Input((6,))
+    x = dense("frozen", "mixed_bfloat16")(inputs)
+    model = keras.Model(inputs, dense("out")(fixed(inner(x))), name="net")
+    model.get_layer("frozen").trainable = False
+    inner.layers[-1].trainable = False
+    fixed.trainable = False
+    return model
+
+
+def described(model):
+    """Name, freezing and precision of all layers that are no wrappers."""
+    return [
+        (layer.name, layer.trainable, layer.dtype, layer.compute_dtype)
+        for layer, _ in kernels.walk(model)
+        if not isinstance(layer, Sparse | rigl_keras.SparseModel)
+    ]
+
+
+@pytest.mark.parametrize(
+    "make", [frozen_subclassed, wholly_frozen_subclassed, partly_frozen_functional]
+)
+def test_copies_keep_names_precision_and_what_is_frozen(make):
+    model = make()
+    sparse = tiny.sparsify(model)
+    assert described(sparse) == described(model)
+    assert sparse.trainable == model.trainable
+    shapes = [tuple(weight.shape) for weight in model.trainable_weights]
+    assert [tuple(weight.shape) for weight in sparse.trainable_weights] == shapes
+    plain = rigl_keras.strip(sparse)
+    assert described(plain) == described(model)
+    assert (plain.name, plain.trainable) == (model.name, model.trainable)
+
+
+def test_strip_keeps_what_was_frozen_or_not_in_the_sparse_model():
+    sparse = tiny.sparsify(partly_frozen_functional())
+    sparse.get_layer("sparse_frozen").trainable = True
+    sparse.get_layer("sparse_out").trainable = False
+    plain = rigl_keras.strip(sparse)
+    assert plain.get_layer("frozen").trainable
+    assert not plain.get_layer("out").trainable
+    assert described(plain) == described(sparse)

@@ -1,3 +1,5 @@
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -322,3 +324,50 @@ def test_activity_regularizer_of_the_wrapped_layer_counts_once():
     x = np.ones((1, 6), np.float32)
     output = np.asarray(sparse(x))
     assert float(sum(sparse.losses)) == pytest.approx((output**2).sum(), rel=1e-5)
+
+
+# Copies by Python
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, {"kernel": 0.5}])
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, pickled])
+def test_a_copied_layer_has_masks_of_its_own(make_copy, sparsity):
+    layer, x = Sparse(LAYERS.Dense(4), sparsity, seed=1), tiny.integers((2, 6))
+    assert make_copy(layer)(x).shape == (2, 4)
+    expected, masks = np.asarray(layer(x)), rigl_keras.get_masks(layer)
+    copied = make_copy(layer)
+    np.testing.assert_array_equal(copied(x), expected)
+    tiny.assert_same_masks(rigl_keras.get_masks(copied), masks)
+    others = {path: ~mask for path, mask in masks.items()}
+    rigl_keras.set_masks(copied, others)
+    kernel = copied.layer.kernel
+    kernel.assign(kernel.constraint(tf.ones(kernel.shape)))
+    np.testing.assert_array_equal(kernel.numpy(), next(iter(others.values())))
+    tiny.assert_same_masks(rigl_keras.get_masks(layer), masks)
+    np.testing.assert_array_equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy, pickled])
+def test_a_copied_model_keeps_its_masks_and_trains_by_itself(make_copy):
+    model = tiny.sparse_mlp()
+    tiny.fit(model, rigl_keras.Static())
+    masks, x = rigl_keras.get_masks(model), tiny.data()[0]
+    copied = make_copy(model)
+    np.testing.assert_array_equal(copied(x), model(x))
+    tiny.assert_same_masks(rigl_keras.get_masks(copied), masks)
+    tiny.fit(copied, tiny.forever(rigl_keras.RigL))
+    tiny.assert_zero_off_masks(copied)
+    tiny.assert_same_masks(rigl_keras.get_masks(model), masks)
+
+
+def test_a_clone_is_as_sparse():
+    model = tiny.sparse_mlp()
+    clone = tiny.compiled(keras.models.clone_model(model))
+    assert tiny.counts(clone) == tiny.counts(model)
+    tiny.fit(clone, tiny.forever(rigl_keras.RigL))
+    tiny.assert_zero_off_masks(clone)
+    assert tiny.counts(clone) == tiny.counts(model)
