@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from rigl_keras import compat
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.kernels import masked, walk
 from rigl_keras.core.tfmot_wrappers import is_pruning
 
@@ -124,7 +125,7 @@ class BatchGradients:
         _check_forward_pass(self._model)
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
-        replica_function = tf.function(lambda: self._without_trace(function))
+        replica_function = own_function(lambda: self._without_trace(function))
         with compat.unchanged_trace_seeds(self._model):
             by_replica = strategy.run(replica_function)
         return [

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms import Magnitude
+from rigl_keras.common.graphs import own_function
 from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
@@ -185,7 +186,7 @@ class Pruning(SparseTraining):
         return self._is_due[skipped:], self._sparsity[skipped:]
 
     def _compiled_schedule(self) -> Any:
-        return tf.function(self._evaluate_block)
+        return own_function(self._evaluate_block)
 
     def _evaluate_block(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def evaluate(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -213,7 +214,7 @@ def _checked_schedule(schedule: Any) -> Callable:
     if not callable(schedule):
         raise ValueError(f"{expected}, but got {schedule!r}.")
     # In a graph, as training will ask it.
-    answer = tf.function(lambda step: schedule(step))(tf.constant(1, tf.int64))
+    answer = own_function(lambda step: schedule(step))(tf.constant(1, tf.int64))
     if not _is_answer(answer):
         raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
     return schedule
