@@ -14,7 +14,7 @@ from rigl_keras.metainit import meta_init
 from rigl_keras.schedules import constant_sparsity
 
 # TensorFlow warns twice of each code, and then no more; other tests may have had it so.
-MODELS = 6
+MODELS = 5
 
 
 @pytest.fixture
