@@ -22,7 +22,7 @@ from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.layers.sparse import Sparse
-from rigl_keras.layers.sparse_model import SparseModel
+from rigl_keras.layers.sparse_model import SparseModel, check_training_is_keras_own
 
 
 def sparsify(
@@ -140,6 +140,9 @@ def _masked_copy(model, maskable, plan, *, seed):
             kernels.check_effective(kernel)
     with scope_of(model):
         sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
+    if not isinstance(sparse, type(model)):
+        # Keras copies models of other classes as Functional or Sequential ones.
+        check_training_is_keras_own(model)
     copy_weights(model, sparse)
     for kernel in sparse_kernels(sparse):
         kernel.kernel.assign(masked(compat.raw(kernel.kernel), kernel.mask))
@@ -181,7 +184,10 @@ def strip(model):
       ValueError: when it has no sparse kernel, is no such model, or has a layer that
         creates Sparse layers by itself.
     """
-    compat.check_layer(model, "a model")
+    compat.check_model(
+        model,
+        "Strip the whole model; Sparse layers have the plain one as `layer`.",
+    )
     if compat.is_subclassed_model(model) and not isinstance(model, SparseModel):
         raise ValueError(
             f"strip copies Sequential and Functional models and SparseModel, but "
@@ -233,7 +239,13 @@ def _print_sparsity(maskable, plan, wish):
 
 
 def _check_plain(model):
-    compat.check_layer(model, "a Keras model")
+    compat.check_model(
+        model,
+        "A layer is made sparse where the model gets it: rigl_keras.Sparse(layer, "
+        "sparsity). Or sparsify the whole model.",
+    )
+    if compat.is_subclassed_model(model):
+        check_training_is_keras_own(model)
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "

@@ -92,7 +92,7 @@ def plan_masks(
     check_choice("`method`", method, METHODS)
     named = distribution if isinstance(distribution, Mapping) else ()
     kernels = _candidates(maskable, include, named)
-    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides or {})
+    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides)
     return {
         kernel.path: InitialMask(
             sparsities[kernel.path],
@@ -173,7 +173,7 @@ def _sparsities(
     sparsity: float,
     distribution: Any,
     *,
-    overrides: Mapping[str, float],
+    overrides: Mapping[str, float] | None,
 ) -> dict[str, float]:
     """The sparsity of each kernel that gets a mask, by path."""
     shapes = {kernel.path: kernel.connection_shape for kernel in kernels}

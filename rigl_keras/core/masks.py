@@ -160,10 +160,15 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
         with at least one 1. Kernels it leaves out keep their mask.
 
     Raises:
-      ValueError: for an unknown path, another shape, other values, or a mask that
-        leaves a kernel no weight.
+      ValueError: for what is no mapping, an unknown path, another shape, other values,
+        or a mask that leaves a kernel no weight.
     """
     by_path = {kernel.path: MaskedKernel(kernel) for kernel in sparse_kernels(model)}
+    if not isinstance(masks, Mapping):
+        raise ValueError(
+            f"Expected `masks` to map some of {list(by_path)} to arrays, but got a "
+            f"{type(masks).__name__}."
+        )
     unknown = sorted(set(masks) - set(by_path))
     if unknown:
         raise ValueError(
