@@ -218,22 +218,11 @@ def check_sparsity(sparsity: Any, what: str = "The sparsity") -> float:
         raise TypeError(f"{what} must be a number in [0, 1), got {sparsity!r}.")
     sparsity = float(sparsity)
     if not 0 <= sparsity < 1:
-        raise ValueError(
-            f"{what} must lie in [0, 1), got {sparsity}; {_meant(sparsity)}."
-        )
+        advice = "give 0.9 for 90 %."
+        if 2 <= sparsity < 100:
+            advice = f"did you mean {sparsity / 100:.12g}?"
+        raise ValueError(f"{what} must lie in [0, 1), got {sparsity}; {advice}")
     return sparsity
-
-
-def _meant(sparsity: float) -> str:
-    """What a number that is no sparsity may have been meant for."""
-    if 1 < sparsity < 100:
-        return f"did you mean {percentage(sparsity)}"
-    return "give 0.9 for 90 %"
-
-
-def percentage(number: float) -> str:
-    """A number of percent as the share that it stands for, such as "0.9" for 90."""
-    return f"{number / 100:.12g}"
 
 
 def overridden(
@@ -268,7 +257,7 @@ def overridden(
     return fixed
 
 
-def check_overrides(overrides: Any) -> None:
+def check_overrides(overrides: Any, what: str = "`overrides`") -> None:
     """Refuses what does not map glob patterns to something.
 
     Raises:
@@ -279,6 +268,6 @@ def check_overrides(overrides: Any) -> None:
         return
     came = f"the keys {list(overrides)}" if is_mapping else type(overrides).__name__
     raise TypeError(
-        "Expected `overrides` to map glob patterns on paths to sparsities, such as "
+        f"Expected {what} to map glob patterns on paths to sparsities, such as "
         f"{{'conv1/*': 0.5, 'out/*': 0}}, but got {came}."
     )

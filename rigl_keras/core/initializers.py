@@ -5,7 +5,6 @@ mask the signal then shrinks from layer to layer, and training may never start. 
 functions scale by the connections that there are: unit by unit, or layer by layer.
 """
 
-import inspect
 import math
 import numbers
 import operator
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from rigl_keras.common.checks import check_choice, is_number
+from rigl_keras.common.checks import call_problem, check_choice, is_number
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.core.kernels import masked
 
@@ -151,18 +150,10 @@ def _advice(initializer: Any) -> str:
         )
     if not callable(initializer):
         return "Write one of the names, or leave it out to keep the layers' values."
-    try:
-        signature = inspect.signature(initializer)
-    except ValueError:  # of some functions in C
+    problem = call_problem(initializer, "mask", in_axes=(0,), out_axes=(1,), seed=0)
+    if problem is None:
         return ""
-    try:
-        signature.bind("mask", in_axes=(0,), out_axes=(1,), seed=0)
-    except TypeError as error:
-        return (
-            f"It takes {signature}, so that it cannot be called with a mask and "
-            f"in_axes=, out_axes=, seed=: {error}."
-        )
-    return ""
+    return f"It is called with a mask and in_axes=, out_axes=, seed=, but {problem}."
 
 
 def _is_of_keras(initializer: Any) -> bool:

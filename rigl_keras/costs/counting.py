@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_int
+from rigl_keras.common.checks import call_problem, check_int
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core import distributions, kernels
 from rigl_keras.core.masks import masks_by_weight
@@ -343,7 +343,7 @@ def training_flops(
 
 def _mean_pruned_flops(cost, schedule, steps):
     """Mean FLOPs of a forward pass over the steps of a pruning schedule."""
-    if not callable(schedule):
+    if not callable(schedule) or call_problem(schedule, 1) is not None:
         raise ValueError(
             "Expected `schedule` for method 'pruning', such as rigl_keras.schedules."
             f"polynomial_decay(0.0, 0.8, begin_step, end_step), got {schedule!r}."

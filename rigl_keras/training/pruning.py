@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms import Magnitude
+from rigl_keras.algorithms import Magnitude, MaskUpdater, named, schedules
+from rigl_keras.common.checks import call_problem, did_you_mean, is_number
 from rigl_keras.common.graphs import own_function
 from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
@@ -198,9 +199,10 @@ class Pruning(SparseTraining):
 
 def _checked_sparsity(sparsity: float, step: int) -> float:
     if not 0 <= sparsity < 1:
+        question = did_you_mean(sparsity)
         raise ValueError(
             f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
-            f"step {step}."
+            f"step {step}{f': {question}' if question else '.'}"
         )
     return float(sparsity)
 
@@ -212,12 +214,34 @@ def _checked_schedule(schedule: Any) -> Callable:
         " end_step)"
     )
     if not callable(schedule):
-        raise ValueError(f"{expected}, but got {schedule!r}.")
+        raise ValueError(f"{expected}, but got {schedule!r}.{_advice(schedule)}")
+    problem = call_problem(schedule, 1)
+    if problem is not None:
+        name = schedules.name_of(schedule)
+        raise ValueError(
+            f"{expected}, but {name} is none, since {problem}. If it makes schedules, "
+            f"call it: Pruning({name}(...))."
+        )
     # In a graph, as training will ask it.
     answer = own_function(lambda step: schedule(step))(tf.constant(1, tf.int64))
     if not _is_answer(answer):
         raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
     return schedule
+
+
+def _advice(schedule: Any) -> str:
+    """What to write for something that is no pruning schedule, as a sentence."""
+    if isinstance(schedule, str) and schedule in named(MaskUpdater):
+        return (
+            " That is an algorithm that prunes by no schedule: "
+            f"rigl_keras.MaskUpdates({schedule!r})."
+        )
+    if is_number(schedule) and 0 < schedule < 1:
+        return (
+            f" To prune to {schedule} at a step: rigl_keras.schedules."
+            f"constant_sparsity({schedule}, step)."
+        )
+    return ""
 
 
 def _is_answer(answer: Any) -> bool:

@@ -218,8 +218,6 @@ def test_inside_a_functional_model():
 # What is refused
 
 
-
-
 def test_what_is_no_sparse_model_is_refused():
     with pytest.raises(TypeError, match="Sparse"):
         SparseModel(Bare())
