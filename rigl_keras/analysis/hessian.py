@@ -9,7 +9,8 @@ from rigl_keras import compat
 from rigl_keras.common.checks import check_has_loss, check_int
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core.masks import sparse_kernels
-from rigl_keras.training.batch_gradients import BatchGradients, check_batch
+from rigl_keras.training.batch_gradients import BatchGradients
+from rigl_keras.training.batches import check_batch
 
 MAX_SIZE = 20_000  # rows of an exact Hessian: 1.6 GB, and hours for its eigenvalues
 EXAMPLES_AT_ONCE = 1000

@@ -11,7 +11,8 @@ from rigl_keras.common.checks import check_has_loss, check_int
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core.kernels import find_kernels, masked, named_weights
 from rigl_keras.core.masks import masks_by_weight
-from rigl_keras.training.batch_gradients import BatchGradients, check_batch
+from rigl_keras.training.batch_gradients import BatchGradients
+from rigl_keras.training.batches import check_batch
 from rigl_keras.training.clock import Countdown
 from rigl_keras.training.observers import MaskUpdateObserver
 

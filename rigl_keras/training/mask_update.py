@@ -74,7 +74,9 @@ class MaskUpdate:
         self._batch_gradients: BatchGradients | None = None
         if grow_data is not None:
             variables = [updated.kernel.variable for updated in kernels]
-            self._batch_gradients = BatchGradients(model, grow_data, variables)
+            self._batch_gradients = BatchGradients(
+                model, grow_data, variables, name="grow_data"
+            )
         # Under XLA the gradients on `grow_data` have other rounding errors.
         self._suits_xla = grow_data is None and _suits_xla(updater)
         self._uses_xla = self._can_use_xla(model)

@@ -107,10 +107,12 @@ def _derivatives(
     with model.distribute_strategy.scope():
         variables = [kernel.variable for kernel in kernels]
         on_batch = BatchGradients(model, data, variables, regularized=False)
-        gradients = own_function(on_batch.gradients)()
+        gradients = own_function(on_batch.gradients, autograph=False)()
         if pruner.needs_hessian_gradient:
             masks = [kernel.mask() for kernel in kernels]
-            products = own_function(on_batch.hessian_gradient_products)(masks)
+            products = own_function(
+                on_batch.hessian_gradient_products, autograph=False
+            )(masks)
     _check_dependence(kernels, gradients)
     return gradients, products
 
