@@ -37,6 +37,10 @@ class Kernel(NamedTuple):
     out_axes: tuple[int, ...]
     owner: Any
 
+    def __repr__(self) -> str:
+        """Where it is, instead of all its weights."""
+        return f"Kernel(path={self.path!r}, shape={tuple(self.variable.shape)})"
+
     @property
     def is_kernel(self) -> bool:
         """True for what is made sparse without being asked for."""

@@ -21,6 +21,11 @@ class MaskConstraint(keras.constraints.Constraint):
         self.mask = mask
         self.inner = inner
 
+    def __repr__(self) -> str:
+        """Of what shape the mask is, and the user's own constraint."""
+        inner = "" if self.inner is None else f", inner={self.inner!r}"
+        return f"MaskConstraint(shape={tuple(self.mask.shape)}{inner})"
+
     def __call__(self, w: Any) -> tf.Tensor:
         """Returns `w`, constrained, with zeros off the mask."""
         return masked(w if self.inner is None else self.inner(w), self.mask)
