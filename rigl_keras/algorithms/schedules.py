@@ -152,6 +152,11 @@ def check_schedule(schedule: Any, last_update_step: int | None) -> Any:
         problem = call_problem(schedule, 1)
         if problem is not None:
             raise ValueError(f"{expected}, but {name_of(schedule)} is none: {problem}.")
+        if hasattr(schedule, "final_sparsity") or hasattr(schedule, "target_sparsity"):
+            raise ValueError(
+                f"{expected}, but got a schedule of pruning, "
+                f"{type(schedule).__name__}. Give it to rigl_keras.Pruning."
+            )
     elif not (isinstance(schedule, str) and schedule in NAMES):
         raise ValueError(f"{expected}, but got {schedule!r}.")
     if schedule == "cosine" and last_update_step == FOREVER:

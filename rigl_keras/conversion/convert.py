@@ -83,10 +83,12 @@ def sparsify(
       at least 1.
 
     Raises:
-      TypeError: when `model` is no model of the Keras in use.
+      TypeError: when `model` is no model of the Keras in use, a sparsity no number, or
+        `overrides` no mapping.
       ValueError: for a model that is not built, sparse already, without kernels,
-        quantised, or that cannot be copied; for an argument out of range; for a pattern
-        or path that matches no kernel; and when nothing would become sparse.
+        quantised, that trains in a way of its own, or that cannot be copied; for an
+        argument out of range; for a pattern or path that matches no kernel; and when
+        nothing would become sparse.
 
     Source: Evci et al. 2020 (RigL), section 3, for the distributions; Evci et al. 2022,
     section 3.1, for the initialisation.

@@ -88,6 +88,7 @@ def test_check_fraction_asks_after_a_percentage():
     ("schedule", "message"),
     [
         (schedules.cosine, "cosine is none: it takes.*drop_fraction"),
+        (schedules.constant_sparsity(0.5, 2), "schedule of pruning.*rigl_keras.Prun"),
         (["cosine"], "got .'cosine'."),
         ("linear", "got 'linear'"),
         (0.3, "got 0.3"),

@@ -98,6 +98,8 @@ def test_functions_of_a_mask_are_taken(initializer):
         ({"masks": [np.ones((8, 3))]}, ValueError, "but got a list"),
         ({"masks": np.ones((8, 3))}, ValueError, "but got a ndarray"),
         ({"distribution": ["erk"]}, ValueError, r"got \['erk'\]"),
+        ({"distribution": lambda shapes: {}}, ValueError, r"it takes \(shapes\)"),
+        ({"distribution": lambda *_: None}, ValueError, "it returns a NoneType"),
         ({"sparsity": 90}, ValueError, r"got 90.0; did you mean 0\.9\?"),
         ({"sparsity": 92.5}, ValueError, r"did you mean 0\.925\?"),
         ({"sparsity": {"out/kernel": 0.9}}, TypeError, "must be a number"),
