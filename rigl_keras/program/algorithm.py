@@ -310,7 +310,7 @@ class PruningConfig:
             sparsities,
             self.begin_step,
             None if is_constant else self.end_step,
-            frequency=self.frequency,
+            frequency=1 if is_constant else self.frequency,
             prefix="pruning.",
         )
         if not is_constant and self.begin_step == self.end_step:
