@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from rigl_keras.common.checks import check_choice, check_not_negative
 from rigl_keras.common.seeding import ALGORITHM
+from rigl_keras.common.shown import ShowsArguments
 from rigl_keras.core.masked_kernel import surviving as surviving
 from rigl_keras.core.selection import top_k_mask
 
@@ -37,7 +38,7 @@ class KernelState(NamedTuple):
     hessian_gradient: tf.Tensor | None = None
 
 
-class MaskUpdater:
+class MaskUpdater(ShowsArguments):
     """Replaces the connections that matter least; how many there are stays the same.
 
     Attributes of the class:
@@ -123,7 +124,7 @@ class MaskUpdater:
         return scores + tf.cast(self._drop_noise * noise, scores.dtype)
 
 
-class Pruner:
+class Pruner(ShowsArguments):
     """Removes the connections that matter least, of each kernel or of all together.
 
     Attributes of the class:

@@ -2,7 +2,16 @@
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
+
+from rigl_keras.common.checks import (
+    call_problem,
+    check_int,
+    check_positive,
+    did_you_mean,
+)
+from rigl_keras.core.distributions import check_sparsity
 
 NAMES = ("cosine", "constant", "lr")
 FOREVER = -1  # as `last_update_step`: no last update
@@ -120,8 +129,10 @@ def check_fraction(fraction: Any, what: str = "drop_fraction") -> float:
     except (TypeError, ValueError):
         value = math.nan
     if isinstance(fraction, bool) or not 0 <= value <= 1:
+        question = did_you_mean(value)
         raise ValueError(
-            f"Expected {what} to be a number in [0, 1], but got {fraction!r}."
+            f"Expected {what} to be a number in [0, 1], but got {fraction!r}"
+            f"{f': {question}' if question else '.'}"
         )
     return value
 
@@ -130,14 +141,24 @@ def check_schedule(schedule: Any, last_update_step: int | None) -> Any:
     """Returns a schedule of drop fractions as it came.
 
     Raises:
-      ValueError: when it is neither a name in `NAMES` nor a function, or needs a last
-        update and has none.
+      ValueError: when it is neither a name in `NAMES` nor a function of a step, or
+        needs a last update and has none.
     """
-    if not callable(schedule) and schedule not in NAMES:
-        raise ValueError(
-            f"Expected `schedule` to be one of {NAMES} or a function from the step to "
-            f"a fraction, but got {schedule!r}."
-        )
+    expected = (
+        f"Expected `schedule` to be one of {NAMES} or a function from the step to a "
+        "fraction"
+    )
+    if callable(schedule):
+        problem = call_problem(schedule, 1)
+        if problem is not None:
+            raise ValueError(f"{expected}, but {name_of(schedule)} is none: {problem}.")
+        if hasattr(schedule, "final_sparsity") or hasattr(schedule, "target_sparsity"):
+            raise ValueError(
+                f"{expected}, but got a schedule of pruning, "
+                f"{type(schedule).__name__}. Give it to rigl_keras.Pruning."
+            )
+    elif not (isinstance(schedule, str) and schedule in NAMES):
+        raise ValueError(f"{expected}, but got {schedule!r}.")
     if schedule == "cosine" and last_update_step == FOREVER:
         raise ValueError(
             "The cosine schedule falls to 0 at last_update_step, and -1 means that "
@@ -172,6 +193,13 @@ def polynomial_decay(
 
     Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
     """
+    check_pruning(
+        {"initial_sparsity": initial_sparsity, "final_sparsity": final_sparsity},
+        begin_step,
+        end_step,
+        frequency=frequency,
+    )
+    check_positive("power", power)
     if begin_step == end_step:
         raise ValueError(
             "Expected end_step > begin_step, over which the sparsity grows, but both "
@@ -200,9 +228,56 @@ def constant_sparsity(
     Raises:
       ValueError: for an argument out of range.
     """
+    check_pruning(
+        {"target_sparsity": target_sparsity},
+        begin_step,
+        None if end_step == FOREVER else end_step,
+        frequency=frequency,
+    )
     return _pruning_schedules().ConstantSparsity(
         target_sparsity, begin_step, end_step, frequency
     )
+
+
+def check_pruning(
+    sparsities: Mapping[str, Any],
+    begin_step: Any,
+    end_step: Any,
+    *,
+    frequency: Any,
+    prefix: str = "",
+) -> None:
+    """Refuses arguments of a pruning schedule that are out of range.
+
+    Args:
+      sparsities: dict from the names of arguments to shares of zeros.
+      begin_step: the first step with pruning.
+      end_step: the last step with pruning; None for no last one.
+      frequency: steps between two prunings.
+      prefix: what the user knows the arguments by, such as "pruning." in gin files.
+
+    Raises:
+      TypeError: for a sparsity that is no number.
+      ValueError: for an argument out of range.
+    """
+    for name, sparsity in sparsities.items():
+        check_sparsity(sparsity, f"{prefix}{name}")
+    check_int(f"{prefix}begin_step", begin_step, minimum=0)
+    check_int(f"{prefix}frequency", frequency, minimum=1)
+    if end_step is None:
+        return
+    check_int(f"{prefix}end_step", end_step, minimum=0)
+    if end_step < begin_step:
+        raise ValueError(
+            f"Expected {prefix}end_step, the last step with pruning, to come after "
+            f"{prefix}begin_step, the first one, but got {prefix}end_step={end_step} "
+            f"and {prefix}begin_step={begin_step}."
+        )
+
+
+def name_of(function: Any) -> str:
+    """What a function or class is called, or the repr of an object."""
+    return getattr(function, "__name__", None) or repr(function)
 
 
 def _pruning_schedules() -> Any:

@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_has_loss, check_int
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.masks import sparse_kernels
-from rigl_keras.training.batch_gradients import BatchGradients, check_batch
+from rigl_keras.training.batch_gradients import BatchGradients
+from rigl_keras.training.batches import check_batch
 
 MAX_SIZE = 20_000  # rows of an exact Hessian: 1.6 GB, and hours for its eigenvalues
 EXAMPLES_AT_ONCE = 1000
@@ -81,7 +83,7 @@ class LossHessian:
         self._sizes = [int(np.prod(variable.shape)) for variable in self._variables]
         self._batches = list(_split(data, examples_at_once))
         # Autograph has nothing to convert here, and takes a second to find out.
-        self._compiled = tf.function(self._batch_products, autograph=False)
+        self._compiled = own_function(self._batch_products, autograph=False)
 
     def products(self, vectors):
         """The Hessian times several vectors, each over the active weights.

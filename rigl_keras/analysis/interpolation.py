@@ -9,6 +9,7 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_has_loss
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core import kernels
 from rigl_keras.core.masks import check_mask
 
@@ -258,7 +259,6 @@ def _unchanged(model):
 def _evaluation(model):
     """A compiled function from a batch to its size, and sums over its examples."""
 
-    @tf.function(reduce_retracing=True)
     def sums(x, y):
         outputs = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=outputs)
@@ -273,7 +273,7 @@ def _evaluation(model):
             of_batch["accuracy"] = share * tf.cast(size, loss.dtype)
         return of_batch
 
-    return sums
+    return own_function(sums, reduce_retracing=True)
 
 
 def _means(name, batches, evaluate):
@@ -316,7 +316,6 @@ def _batch_norm_averages(model, batches, is_wanted):
     ]
     shares = [1 - layer.momentum for layer in layers for _ in range(2)]
 
-    @tf.function(reduce_retracing=True)
     def statistics(x):
         for average in averages:
             average.assign(tf.zeros_like(average))
@@ -325,12 +324,14 @@ def _batch_norm_averages(model, batches, is_wanted):
             average / share for average, share in zip(averages, shares, strict=True)
         ]
 
+    compiled = own_function(statistics, reduce_retracing=True)
+
     def reestimate():
         totals, examples = [0.0] * len(averages), 0
         for batch in batches:
             x, y = _tensors(batch)
             size = int(tf.shape(y)[0])
-            of_batch = [value.numpy().astype(np.float64) for value in statistics(x)]
+            of_batch = [value.numpy().astype(np.float64) for value in compiled(x)]
             totals = [
                 total + size * value
                 for total, value in zip(totals, of_batch, strict=True)

@@ -3,8 +3,9 @@
 Each says what was expected and what came.
 """
 
+import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,6 +96,36 @@ def choice(name: str, value: Any, choices: Mapping) -> Any:
     """
     check_choice(name, value, choices)
     return choices[value]
+
+
+def did_you_mean(number: float) -> str:
+    """A question after the share that a number of percent stands for; or ""."""
+    if not 2 <= number < 100:
+        return ""
+    return f"did you mean {number / 100:.12g}?"
+
+
+def call_problem(function: Callable, *args: Any, **kwargs: Any) -> str | None:
+    """Why a function cannot be called in a way, without calling it.
+
+    Args:
+      function: what is to be called.
+      *args: stand-ins for the arguments.
+      **kwargs: likewise.
+
+    Returns:
+      A text such as "it takes (shape, dtype=None): missing ...", or None where it can
+      be called or hides what it takes.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some functions in C
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return f"it takes {signature}: {error}"
+    return None
 
 
 def check_has_loss(model: Any, what: str) -> None:

@@ -25,8 +25,18 @@ def stateless_seed(
     Returns:
       An int64 tensor of shape [2], for `tf.random.stateless_*(seed=...,
       alg=ALGORITHM)`.
+
+    Raises:
+      ValueError: when `seed` is no number.
     """
-    name = f"{purpose}/{int(seed)}/{int(index)}".encode()
+    name = f"{purpose}/{_checked(seed)}/{int(index)}".encode()
     digest = hashlib.blake2b(name, digest_size=8).digest()
     key = int.from_bytes(digest, "little", signed=True)
     return tf.stack([tf.constant(key, tf.int64), tf.cast(step, tf.int64)])
+
+
+def _checked(seed: int) -> int:
+    try:
+        return int(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"Expected the seed to be an int, got {seed!r}.") from None

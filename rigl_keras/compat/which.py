@@ -1,5 +1,7 @@
 """Which Keras runs, and what belongs to it."""
 
+import os
+
 from tensorflow import keras
 
 IS_KERAS_3 = hasattr(keras, "ops")
@@ -53,4 +55,37 @@ def check_layer(layer, what="a layer"):
             f"Keras. Build it with `from tensorflow import keras`, or {switch} "
             "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
         )
-    raise TypeError(f"Expected {what} of Keras, but got {layer!r}.")
+    raise TypeError(f"Expected {what} of Keras, but got {_described(layer)}.")
+
+
+def check_model(model, advice):
+    """Refuses what is no model of the Keras in use.
+
+    Args:
+      model: what came.
+      advice: what to do with a layer that is no model, as a sentence.
+
+    Raises:
+      TypeError: for a layer, a model of the other Keras, or neither.
+    """
+    check_layer(model, "a model")
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected a model of Keras, but got the layer {model.name!r} "
+            f"({type(model).__name__}). {advice}"
+        )
+
+
+def _described(thing):
+    """What came in place of a layer or model, and how to make one of it."""
+    if isinstance(thing, str | os.PathLike):
+        return f"{thing!r}. Load a saved model first: keras.models.load_model(path)"
+    if isinstance(thing, list | tuple):
+        return (
+            f"a {type(thing).__name__} of {len(thing)}. Make a model of layers first: "
+            "keras.Sequential([keras.Input(shape), ...])"
+        )
+    if isinstance(thing, type) or callable(thing):
+        name = getattr(thing, "__name__", type(thing).__name__)
+        return f"{name} itself. Call what makes the model or layer first: {name}(...)"
+    return repr(thing)

@@ -22,7 +22,7 @@ from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.layers.sparse import Sparse
-from rigl_keras.layers.sparse_model import SparseModel
+from rigl_keras.layers.sparse_model import SparseModel, check_training_is_keras_own
 
 # How a user copies what `strip` cannot.
 _COPY = (
@@ -89,10 +89,12 @@ def sparsify(
       at least 1.
 
     Raises:
-      TypeError: when `model` is no model of the Keras in use.
+      TypeError: when `model` is no model of the Keras in use, a sparsity no number, or
+        `overrides` no mapping.
       ValueError: for a model that is not built, sparse already, without kernels,
-        quantised, or that cannot be copied; for an argument out of range; for a pattern
-        or path that matches no kernel; and when nothing would become sparse.
+        quantised, that trains in a way of its own, or that cannot be copied; for an
+        argument out of range; for a pattern or path that matches no kernel; and when
+        nothing would become sparse.
 
     Source: Evci et al. 2020 (RigL), section 3, for the distributions; Evci et al. 2022,
     section 3.1, for the initialisation.
@@ -146,6 +148,9 @@ def _masked_copy(model, maskable, plan, *, seed):
             kernels.check_effective(kernel)
     with scope_of(model):
         sparse = copy_model(model, lambda layer: _wrapped(layer, planned, seed))
+    if not isinstance(sparse, type(model)):
+        # Keras copies models of other classes as Functional or Sequential ones.
+        check_training_is_keras_own(model)
     copy_weights(model, sparse)
     for kernel in sparse_kernels(sparse):
         kernel.kernel.assign(masked(compat.raw(kernel.kernel), kernel.mask))
@@ -188,7 +193,10 @@ def strip(model):
         creates Sparse layers by itself. Of a model with a `train_step` of its own,
         strip each part; docs/training.md shows how.
     """
-    compat.check_layer(model, "a model")
+    compat.check_model(
+        model,
+        "Strip the whole model; Sparse layers have the plain one as `layer`.",
+    )
     if compat.is_subclassed_model(model) and not isinstance(model, SparseModel):
         raise ValueError(
             f"strip copies Sequential and Functional models and SparseModel, but "
@@ -241,7 +249,13 @@ def _print_sparsity(maskable, plan, wish):
 
 
 def _check_plain(model):
-    compat.check_layer(model, "a Keras model")
+    compat.check_model(
+        model,
+        "A layer is made sparse where the model gets it: rigl_keras.Sparse(layer, "
+        "sparsity). Or sparsify the whole model.",
+    )
+    if compat.is_subclassed_model(model):
+        check_training_is_keras_own(model)
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} has no weights yet. Give it a keras.Input, or call "

@@ -122,7 +122,7 @@ def from_name(name: str | Callable[..., Sparsities]) -> Callable[..., Sparsities
     """
     if callable(name):
         return name
-    if name not in _DISTRIBUTIONS:
+    if not isinstance(name, str) or name not in _DISTRIBUTIONS:
         raise ValueError(
             f"A distribution is one of {sorted(_DISTRIBUTIONS)} or a function, got "
             f"{name!r}."
@@ -189,7 +189,7 @@ def _checked(
         raise ValueError("Expected at least one kernel, got none.")
     checked = {path: _checked_shape(path, shape) for path, shape in shapes.items()}
     sparsity = check_sparsity(sparsity, "The sparsity")
-    return checked, sparsity, overridden(checked, overrides or {})
+    return checked, sparsity, overridden(checked, overrides)
 
 
 def _checked_shape(path: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -218,27 +218,33 @@ def check_sparsity(sparsity: Any, what: str = "The sparsity") -> float:
         raise TypeError(f"{what} must be a number in [0, 1), got {sparsity!r}.")
     sparsity = float(sparsity)
     if not 0 <= sparsity < 1:
-        raise ValueError(
-            f"{what} must lie in [0, 1), got {sparsity}; give 0.9 for 90 %."
-        )
+        advice = "give 0.9 for 90 %."
+        if 2 <= sparsity < 100:
+            advice = f"did you mean {sparsity / 100:.12g}?"
+        raise ValueError(f"{what} must lie in [0, 1), got {sparsity}; {advice}")
     return sparsity
 
 
-def overridden(shapes: Mapping[str, Any], overrides: Mapping[str, float]) -> Sparsities:
+def overridden(
+    shapes: Mapping[str, Any], overrides: Mapping[str, float] | None
+) -> Sparsities:
     """The sparsity of the kernels that some glob pattern matches.
 
     Args:
       shapes: mapping whose keys are the kernels' paths.
-      overrides: glob pattern -> sparsity in [0, 1); the first match wins.
+      overrides: glob pattern -> sparsity in [0, 1); the first match wins. Or None.
 
     Returns:
       Kernel path -> sparsity, of the matched ones.
 
     Raises:
-      TypeError: if a sparsity is not a number.
+      TypeError: if it is no such mapping, or a sparsity is not a number.
       ValueError: if a sparsity lies outside [0, 1), or a pattern matches no path.
     """
     fixed: Sparsities = {}
+    if overrides is None:
+        return fixed
+    check_overrides(overrides)
     for pattern, sparsity in overrides.items():
         sparsity = check_sparsity(sparsity, f"The sparsity for {pattern!r}")
         matched = [path for path in shapes if fnmatch.fnmatchcase(path, pattern)]
@@ -249,3 +255,19 @@ def overridden(shapes: Mapping[str, Any], overrides: Mapping[str, float]) -> Spa
         for path in matched:
             fixed.setdefault(path, sparsity)
     return fixed
+
+
+def check_overrides(overrides: Any, what: str = "`overrides`") -> None:
+    """Refuses what does not map glob patterns to something.
+
+    Raises:
+      TypeError: saying what was expected.
+    """
+    is_mapping = isinstance(overrides, Mapping)
+    if is_mapping and all(isinstance(pattern, str) for pattern in overrides):
+        return
+    came = f"the keys {list(overrides)}" if is_mapping else type(overrides).__name__
+    raise TypeError(
+        f"Expected {what} to map glob patterns on paths to sparsities, such as "
+        f"{{'conv1/*': 0.5, 'out/*': 0}}, but got {came}."
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_choice
+from rigl_keras.common.checks import call_problem, check_choice
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core import distributions
 from rigl_keras.core.kernels import Kernel, matching
@@ -92,7 +92,7 @@ def plan_masks(
     check_choice("`method`", method, METHODS)
     named = distribution if isinstance(distribution, Mapping) else ()
     kernels = _candidates(maskable, include, named)
-    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides or {})
+    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides)
     return {
         kernel.path: InitialMask(
             sparsities[kernel.path],
@@ -173,7 +173,7 @@ def _sparsities(
     sparsity: float,
     distribution: Any,
     *,
-    overrides: Mapping[str, float],
+    overrides: Mapping[str, float] | None,
 ) -> dict[str, float]:
     """The sparsity of each kernel that gets a mask, by path."""
     shapes = {kernel.path: kernel.connection_shape for kernel in kernels}
@@ -182,8 +182,9 @@ def _sparsities(
         planned = {**_checked(shapes, distribution), **own}
         dense = {path for path, value in planned.items() if value == 0}
     else:
-        distribute = distributions.from_name(distribution)
-        planned = _checked(shapes, distribute(shapes, sparsity, overrides or None))
+        planned = _checked(
+            shapes, _distributed(shapes, sparsity, distribution, overrides=overrides)
+        )
         # With sparsity 0 all masks are ones, for pruning to start from.
         zeros = planned if sparsity > 0 else own
         dense = {path for path in zeros if planned[path] == 0}
@@ -194,6 +195,29 @@ def _sparsities(
             "or change `distribution` or `overrides`."
         )
     return sparse
+
+
+def _distributed(
+    shapes: Mapping[str, Any],
+    sparsity: float,
+    distribution: Any,
+    *,
+    overrides: Mapping[str, float] | None,
+) -> Mapping[str, float]:
+    """What a distribution, by name or a function, makes of the shapes."""
+    distribute = distributions.from_name(distribution)
+    arguments = shapes, sparsity, overrides or None
+    expected = (
+        "Expected `distribution` to be a function (shapes, sparsity, overrides) -> "
+        "mapping from the kernels' paths to sparsities, but"
+    )
+    problem = call_problem(distribute, *arguments)
+    if problem is not None:
+        raise ValueError(f"{expected} {problem}.")
+    planned = distribute(*arguments)
+    if not isinstance(planned, Mapping):
+        raise ValueError(f"{expected} it returns a {type(planned).__name__}.")
+    return planned
 
 
 def _checked(

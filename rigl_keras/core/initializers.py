@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow import keras
 
-from rigl_keras.common.checks import check_choice, is_number
+from rigl_keras.common.checks import call_problem, check_choice, is_number
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.core.kernels import masked
 
@@ -124,18 +125,47 @@ BY_NAME: dict[str, Callable[..., tf.Tensor]] = {
 
 
 def check_initializer(initializer: Any) -> None:
-    """Refuses what is neither None, a known name nor a function.
+    """Refuses what is neither None, a known name nor a function of a mask.
 
     Raises:
       ValueError: naming the choices.
     """
-    if initializer is not None and not callable(initializer):
-        check_choice(
-            "`initializer`",
-            initializer,
-            BY_NAME,
-            or_else="None or a function (mask, in_axes, out_axes, seed) -> values",
+    if initializer is None or (isinstance(initializer, str) and initializer in BY_NAME):
+        return
+    advice = _advice(initializer)
+    if advice:
+        raise ValueError(
+            f"Expected `initializer` to be one of {list(BY_NAME)}, None or a function "
+            f"(mask, in_axes, out_axes, seed) -> values, got {initializer!r}. {advice}"
         )
+
+
+def _advice(initializer: Any) -> str:
+    """What to do in place of an initializer that is none here; "" for a function."""
+    if _is_of_keras(initializer):
+        return (
+            "Keras's initializers know nothing of the mask: write 'layer_scaled' for "
+            "He's in each layer, or 'unit_scaled' for each unit; or leave it out, "
+            "which keeps the values that the layers have drawn."
+        )
+    if not callable(initializer):
+        return "Write one of the names, or leave it out to keep the layers' values."
+    problem = call_problem(initializer, "mask", in_axes=(0,), out_axes=(1,), seed=0)
+    if problem is None:
+        return ""
+    return f"It is called with a mask and in_axes=, out_axes=, seed=, but {problem}."
+
+
+def _is_of_keras(initializer: Any) -> bool:
+    """True for an initializer of either Keras: an object, a class or a name."""
+    if isinstance(initializer, str):
+        try:
+            return keras.initializers.get(initializer) is not None
+        except (ValueError, TypeError):
+            return False
+    cls = initializer if isinstance(initializer, type) else type(initializer)
+    bases = [base for base in cls.__mro__ if base.__name__ == "Initializer"]
+    return any(base.__module__.startswith(("keras", "tf_keras")) for base in bases)
 
 
 def initial_values(

@@ -1,7 +1,7 @@
 """Kernels: which weights they are, where, how their axes connect; applying a mask."""
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,10 @@ class Kernel(NamedTuple):
     in_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
     owner: Any
+
+    def __repr__(self) -> str:
+        """Where it is, instead of all its weights."""
+        return f"Kernel(path={self.path!r}, shape={tuple(self.variable.shape)})"
 
     @property
     def is_kernel(self) -> bool:
@@ -169,6 +173,7 @@ def matching(
     Raises:
       ValueError: for what is no pattern, or a pattern that matches no path.
     """
+    check_patterns(patterns, name)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     matched: set[str] = set()
     if not patterns:
@@ -187,6 +192,24 @@ def matching(
             )
         matched |= set(matches)
     return matched
+
+
+def check_patterns(patterns: Any, name: str) -> None:
+    """Refuses what is neither a pattern nor several.
+
+    Args:
+      patterns: what came.
+      name: what the caller knows it by.
+
+    Raises:
+      ValueError: saying what was expected.
+    """
+    is_several = isinstance(patterns, Iterable) and not isinstance(patterns, Mapping)
+    if not is_several:
+        raise ValueError(
+            f"Expected `{name}` to be a glob pattern on paths, such as 'conv*', or a "
+            f"list of them, but got {patterns!r}."
+        )
 
 
 def walk(layer: Any, path: str = "") -> Iterator[tuple[Any, str]]:

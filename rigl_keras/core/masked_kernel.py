@@ -28,6 +28,14 @@ class SparseKernel(NamedTuple):
     in_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        """Where it is and how sparse, instead of all its weights."""
+        text = f"SparseKernel(path={self.path!r}, shape={tuple(self.kernel.shape)}"
+        if tf.executing_eagerly():  # A graph does not know yet.
+            zeros = 1 - np.mean(self.mask.numpy())
+            text += f", sparsity={zeros:.6g}"
+        return f"{text})"
+
 
 class Slot(NamedTuple):
     """State that an optimizer keeps for every weight of a variable, such as momentum.
@@ -124,6 +132,10 @@ class MaskedKernel:
         if keeps_gradient:
             self.gradient_variable = _gradient_variable(kernel.path, self.shape)
         self._mask = kernel.mask
+
+    def __repr__(self) -> str:
+        """Where it is."""
+        return f"MaskedKernel(path={self.path!r}, shape={self.shape})"
 
     def mask(self) -> tf.Tensor:
         """The mask as a bool tensor."""

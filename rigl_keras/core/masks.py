@@ -21,6 +21,11 @@ class MaskConstraint(keras.constraints.Constraint):
         self.mask = mask
         self.inner = inner
 
+    def __repr__(self) -> str:
+        """Of what shape the mask is, and the user's own constraint."""
+        inner = "" if self.inner is None else f", inner={self.inner!r}"
+        return f"MaskConstraint(shape={tuple(self.mask.shape)}{inner})"
+
     def __call__(self, w: Any) -> tf.Tensor:
         """Returns `w`, constrained, with zeros off the mask."""
         return masked(w if self.inner is None else self.inner(w), self.mask)
@@ -161,10 +166,15 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
         with at least one 1. Kernels it leaves out keep their mask.
 
     Raises:
-      ValueError: for an unknown path, another shape, other values, or a mask that
-        leaves a kernel no weight.
+      ValueError: for what is no mapping, an unknown path, another shape, other values,
+        or a mask that leaves a kernel no weight.
     """
     by_path = {kernel.path: MaskedKernel(kernel) for kernel in sparse_kernels(model)}
+    if not isinstance(masks, Mapping):
+        raise ValueError(
+            f"Expected `masks` to map some of {list(by_path)} to arrays, but got a "
+            f"{type(masks).__name__}."
+        )
     unknown = sorted(set(masks) - set(by_path))
     if unknown:
         raise ValueError(

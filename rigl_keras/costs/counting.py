@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.common.checks import check_int
+from rigl_keras.common.checks import call_problem, check_int
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core import distributions, kernels
 from rigl_keras.core.masks import masks_by_weight
 from rigl_keras.costs.uses import NO_PRODUCTS, find_uses
@@ -342,7 +343,7 @@ def training_flops(
 
 def _mean_pruned_flops(cost, schedule, steps):
     """Mean FLOPs of a forward pass over the steps of a pruning schedule."""
-    if not callable(schedule):
+    if not callable(schedule) or call_problem(schedule, 1) is not None:
         raise ValueError(
             "Expected `schedule` for method 'pruning', such as rigl_keras.schedules."
             f"polynomial_decay(0.0, 0.8, begin_step, end_step), got {schedule!r}."
@@ -369,7 +370,6 @@ def _sparsity_of_steps(schedule, steps):
     if not isinstance(first, collections.abc.Sequence):
         return np.array([float(schedule(step)) for step in range(1, steps + 1)])
 
-    @tf.function
     def evaluate():
         return tf.map_fn(
             lambda step: tuple(tf.cast(part, tf.float32) for part in schedule(step)),
@@ -377,7 +377,7 @@ def _sparsity_of_steps(schedule, steps):
             fn_output_signature=(tf.float32, tf.float32),
         )
 
-    is_due, sparsity = (part.numpy() for part in evaluate())
+    is_due, sparsity = (part.numpy() for part in own_function(evaluate)())
     # Between two prunings that of the last one holds.
     last = np.maximum.accumulate(np.where(is_due > 0, np.arange(steps), -1))
     return np.where(last >= 0, sparsity[last], 0.0)

@@ -97,6 +97,13 @@ class Sparse(keras.layers.Wrapper):
         self._mask_count = 0
         self._after_loading = compat.AfterLoading(self.finalize_state)
 
+    def __repr__(self):
+        """The layer within and how sparse it is to be."""
+        return (
+            f"<Sparse name={self.name}, layer={type(self.layer).__name__} "
+            f"{self.layer.name!r}, sparsity={self.sparsity!r}, built={self.built}>"
+        )
+
     @property
     def sparse_masks(self):
         """The mask variables, in the order of their kernels."""
@@ -326,6 +333,9 @@ class _Untracked(collections.abc.Mapping):
 
     def __len__(self):
         return len(self._items)
+
+    def __repr__(self):
+        return repr(dict(self._items))
 
 
 def _checked_sparsity(sparsity):

@@ -9,7 +9,18 @@ from rigl_keras import compat
 from rigl_keras.layers.sparse import Sparse
 
 # What a model may change about its training; these would be left out.
-_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+_STEPS = (
+    "fit",
+    "make_train_function",
+    "train_step",
+    "test_step",
+    "predict_step",
+    "compute_loss",
+    "compute_metrics",
+)
+_KERAS = ("keras", "tf_keras")
+# Their tasks have a `fit` that applies the preprocessor, and is Keras's own without.
+_WITH_PREPROCESSORS = ("keras_hub", "keras_nlp", "keras_cv")
 
 
 @compat.register_serializable
@@ -28,8 +39,8 @@ class SparseModel(keras.Model):
 
     Raises:
       TypeError: when `sparse` is no `Sparse` layer.
-      ValueError: when it does not wrap a model, or one that brings a `train_step` or
-        the like of its own, or a preprocessor, which would not take part.
+      ValueError: when it does not wrap a model, or one that brings a `train_step`, a
+        `fit` or the like of its own, or a preprocessor, which would not take part.
     """
 
     path_name = ""
@@ -101,18 +112,7 @@ def check_wrapped(model):
             f"Expected a Sparse layer around a model, but it wraps the layer "
             f"{model.name!r} ({type(model).__name__}). Use it as a layer."
         )
-    own = [
-        name
-        for name in _STEPS
-        if getattr(type(model), name, None) is not getattr(keras.Model, name, None)
-    ]
-    if own:
-        raise ValueError(
-            f"{type(model).__name__} defines {own} of its own, which a SparseModel "
-            "around it would not use. Make the models that it consists of sparse, "
-            "rigl_keras.sparsify(part), or wrap its layers in rigl_keras.Sparse where "
-            "the model creates them; and train the model itself."
-        )
+    check_training_is_keras_own(model)
     # Tasks of KerasHub apply it in `fit` and `predict`, not in a call.
     has_own_fit = type(model).fit is not keras.Model.fit
     if has_own_fit and getattr(model, "preprocessor", None) is not None:
@@ -122,6 +122,39 @@ def check_wrapped(model):
             "apply that to the data yourself, and give it back to the model that "
             "`strip` returns."
         )
+
+
+def check_training_is_keras_own(model):
+    """Refuses a model whose class has a training of its own, which a copy would lose.
+
+    Args:
+      model: a model that only its class can train.
+
+    Raises:
+      ValueError: saying what to do instead.
+    """
+    cls = type(model)
+    own = [name for name in _STEPS if _is_own(cls, name)]
+    if own:
+        raise ValueError(
+            f"{cls.__name__} defines {own} of its own, which neither a copy of another "
+            "class nor a SparseModel around it would use. Keep the model as it is, and "
+            "make its parts sparse before it gets them: "
+            f"{cls.__name__}(rigl_keras.sparsify(encoder), ...) where it is given "
+            "models; or wrap the layers where it creates them: self.hidden = "
+            "rigl_keras.Sparse(keras.layers.Dense(64), 0.9). Then compile and fit it."
+        )
+
+
+def _is_own(cls, name):
+    """True for a method that neither Keras nor a library of its models defines."""
+    owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+    if owner is None:
+        return False
+    library = owner.__module__.split(".")[0]
+    return library not in _KERAS and (
+        name != "fit" or library not in _WITH_PREPROCESSORS
+    )
 
 
 def _described(inputs):

@@ -21,7 +21,12 @@ from rigl_keras.algorithms import (
     named,
     schedules,
 )
-from rigl_keras.common.checks import check_choice, check_int, choice
+from rigl_keras.common.checks import (
+    check_choice,
+    check_int,
+    check_not_negative,
+    choice,
+)
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.base import Static
 from rigl_keras.training.dynamic import MaskUpdates
@@ -118,7 +123,7 @@ class MaskUpdaterConfig:
     skip_weight_step: bool = False
 
     def __post_init__(self):
-        """Refuses an unknown algorithm, and stateful draws.
+        """Refuses an unknown algorithm, stateful draws, and what is out of range.
 
         Raises:
           ValueError: naming what came.
@@ -136,6 +141,13 @@ class MaskUpdaterConfig:
                 "mask_updater.use_stateless=False is not possible: all random draws "
                 "are stateless. Leave it at True."
             )
+        if self.evolves:
+            check_int("mask_updater.update_freq", self.update_freq, minimum=1)
+            schedules.check_fraction(
+                self.init_drop_fraction, "mask_updater.init_drop_fraction"
+            )
+            check_int("mask_updater.last_update_step", self.last_update_step, -1)
+            check_not_negative("mask_updater.drop_noise", self.drop_noise)
         if self.update_alg in _UNPUBLISHED and self.last_update_step != 0:
             raise ValueError(
                 f"mask_updater.update_alg={self.update_alg!r} prunes before training "
@@ -285,8 +297,30 @@ class PruningConfig:
         )
 
     def schedule(self):
-        """TFMOT's schedule."""
-        if self.mode == "constant":
+        """TFMOT's schedule.
+
+        Raises:
+          TypeError: for a sparsity that is no number.
+          ValueError: for a value out of range.
+        """
+        is_constant = self.mode == "constant"
+        sparsities = {"final_sparsity": self.final_sparsity}
+        if not is_constant:
+            sparsities["initial_sparsity"] = self.initial_sparsity
+        schedules.check_pruning(
+            sparsities,
+            self.begin_step,
+            None if is_constant else self.end_step,
+            frequency=1 if is_constant else self.frequency,
+            prefix="pruning.",
+        )
+        if not is_constant and self.begin_step == self.end_step:
+            raise ValueError(
+                "Expected pruning.end_step > pruning.begin_step, over which the "
+                f"sparsity grows, but both are {self.end_step}. To prune to "
+                "pruning.final_sparsity at once, set pruning.mode='constant'."
+            )
+        if is_constant:
             return schedules.constant_sparsity(self.final_sparsity, self.begin_step)
         return schedules.polynomial_decay(
             self.initial_sparsity,

@@ -13,7 +13,7 @@ from rigl_keras import compat, networks
 from rigl_keras.common.checks import check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
-from rigl_keras.core import initializers, kernels
+from rigl_keras.core import distributions, initializers, kernels
 from rigl_keras.core.masks import apply_masks
 from rigl_keras.program import files
 from rigl_keras.program.checkpoints import MASK, SavedModel, named_variables
@@ -58,6 +58,22 @@ class MaskConfig:
     sparsity: float | None = None
     distribution: Any = "erk"
     overrides: dict | None = None
+
+    def __post_init__(self):
+        """Refuses what is out of range.
+
+        Raises:
+          TypeError: for what is no number or no dict.
+          ValueError: for a sparsity out of range.
+        """
+        if self.sparsity is not None:
+            distributions.check_sparsity(self.sparsity, "masks.sparsity")
+        if self.overrides is not None:
+            distributions.check_overrides(self.overrides, "masks.overrides")
+            for pattern, sparsity in self.overrides.items():
+                distributions.check_sparsity(
+                    sparsity, f"masks.overrides of {pattern!r}"
+                )
 
 
 @gin.configurable("network", module="rigl_keras.experiment_network")

@@ -9,6 +9,7 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.algorithms.base import MaskUpdater, Pruner
 from rigl_keras.common.checks import check_has_loss
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
 from rigl_keras.core.masks import sparse_kernels, trainable_kernels
 from rigl_keras.training.gradient_hook import GradientHook
@@ -89,7 +90,7 @@ class Attachment:
                     seed=seed,
                 )
             # Autograph has nothing to convert here, and takes a second to find out.
-            self._compiled_count = tf.function(self._active_counts, autograph=False)
+            self._compiled_count = own_function(self._active_counts, autograph=False)
 
     def fits(self, model: Any, optimizer: Any) -> bool:
         """True when it was made for this model and optimizer, trainable as it is."""

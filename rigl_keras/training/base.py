@@ -10,7 +10,8 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_int
-from rigl_keras.core.kernels import matching
+from rigl_keras.common.shown import ShowsArguments
+from rigl_keras.core.kernels import check_patterns, matching
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.observers import observers
@@ -19,7 +20,7 @@ from rigl_keras.training.session import FitSession, Session, session_of
 from rigl_keras.training.tfmot import adopt
 
 
-class SparseTraining(keras.callbacks.Callback):
+class SparseTraining(ShowsArguments, keras.callbacks.Callback):
     """What all algorithms share: a model that stays sparse while it is trained.
 
     Gradients of masked weights are masked before the optimizer sees them, so momentum,
@@ -44,6 +45,8 @@ class SparseTraining(keras.callbacks.Callback):
 
     def __init__(self, kernels: str | Sequence[str] | None = None) -> None:
         super().__init__()
+        if kernels is not None:
+            check_patterns(kernels, "kernels")
         self.kernels = kernels
         self.state = tf.Module(name="sparse_training")
         self.attachment: Any = None

@@ -10,26 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from rigl_keras import compat
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.kernels import masked, walk
 from rigl_keras.core.tfmot_wrappers import is_pruning
-
-
-def check_batch(name: str, data: Any) -> None:
-    """Refuses what is no batch.
-
-    Args:
-      name: what the caller knows the argument by.
-      data: what came.
-
-    Raises:
-      ValueError: when `data` is neither (x, y) nor (x, y, sample_weight).
-    """
-    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        length = f" of length {len(data)}" if hasattr(data, "__len__") else ""
-        raise ValueError(
-            f"Expected `{name}` to be (x, y) or (x, y, sample_weight), but got "
-            f"{type(data).__name__}{length}."
-        )
+from rigl_keras.training.batches import check_batch, check_fits, described
 
 
 class BatchGradients:
@@ -48,9 +32,10 @@ class BatchGradients:
       regularized: False leaves out `model.losses`: weight penalties, activity penalties
         and other additional losses. A model's own `compute_loss` is then expected to
         add them once, as Keras's does.
+      name: what errors call `data`.
 
     Raises:
-      ValueError: when `data` is no such tuple.
+      ValueError: when `data` is no such tuple, or does not fit the model.
 
     Source: the paper's TF2 code grows from 1,000 fixed training examples.
     """
@@ -62,9 +47,12 @@ class BatchGradients:
         variables: Sequence[Any],
         *,
         regularized: bool = True,
+        name: str = "data",
     ) -> None:
-        check_batch("data", data)
+        check_batch(name, data)
+        check_fits(name, data, model)
         self._model = model
+        self._name = name
         self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
         self._variables = [compat.raw(variable) for variable in variables]
         self._regularized = regularized
@@ -124,9 +112,16 @@ class BatchGradients:
         _check_forward_pass(self._model)
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
-        replica_function = tf.function(lambda: self._without_trace(function))
+        replica_function = own_function(lambda: self._without_trace(function))
         with compat.unchanged_trace_seeds(self._model):
-            by_replica = strategy.run(replica_function)
+            try:
+                by_replica = strategy.run(replica_function)
+            except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+                raise ValueError(
+                    f"The loss of model {self._model.name!r} cannot be evaluated on "
+                    f"`{self._name}`, {described(self._data)}. Give one batch of what "
+                    f"model.fit is given. {_reason(error)}"
+                ) from error
         return [
             None
             if values is None
@@ -237,6 +232,14 @@ class BatchGradients:
         replicas = model.distribute_strategy.num_replicas_in_sync
         additional = [tf.cast(tf.reduce_sum(term), loss.dtype) for term in model.losses]
         return loss - sum(additional) / replicas
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the code that autograph lists before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    marked = [line for line in lines if "Error: " in line]
+    # Keras leaves out of `fit` the error that another one came from.
+    return (marked or lines or [type(error).__name__])[-1]
 
 
 def _check_forward_pass(model: Any) -> None:

@@ -14,7 +14,7 @@ from rigl_keras.common.checks import check_int
 from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
-from rigl_keras.training.batch_gradients import check_batch
+from rigl_keras.training.batches import check_batch
 from rigl_keras.training.clock import (
     Countdown,
     Updates,

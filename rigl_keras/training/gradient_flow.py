@@ -8,9 +8,11 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_has_loss, check_int
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.kernels import find_kernels, masked, named_weights
 from rigl_keras.core.masks import masks_by_weight
-from rigl_keras.training.batch_gradients import BatchGradients, check_batch
+from rigl_keras.training.batch_gradients import BatchGradients
+from rigl_keras.training.batches import check_batch
 from rigl_keras.training.clock import Countdown
 from rigl_keras.training.observers import MaskUpdateObserver
 
@@ -74,7 +76,7 @@ class FlowMeter:
         with self._strategy.scope():
             self._gradients = BatchGradients(model, data, variables, regularized=False)
             # Autograph has nothing to convert here, and takes a second to find out.
-            self._compiled = tf.function(self._norms, autograph=False)
+            self._compiled = own_function(self._norms, autograph=False)
 
     def measure(self) -> FlowMeasurement:
         """Measures with the weights and masks of now.

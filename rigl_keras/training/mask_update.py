@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms.base import KernelState, MaskUpdater, Pruner
+from rigl_keras.common.graphs import own_function
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core.masked_kernel import Slot, TrainedKernel
 from rigl_keras.training.batch_gradients import BatchGradients
@@ -73,12 +74,14 @@ class MaskUpdate:
         self._batch_gradients: BatchGradients | None = None
         if grow_data is not None:
             variables = [updated.kernel.variable for updated in kernels]
-            self._batch_gradients = BatchGradients(model, grow_data, variables)
+            self._batch_gradients = BatchGradients(
+                model, grow_data, variables, name="grow_data"
+            )
         # Under XLA the gradients on `grow_data` have other rounding errors.
         self._suits_xla = grow_data is None and _suits_xla(updater)
         self._uses_xla = self._can_use_xla(model)
         # Autograph has nothing to convert here, and takes a second to find out.
-        self._compiled = tf.function(
+        self._compiled = own_function(
             self.apply, autograph=False, jit_compile=self._uses_xla
         )
 

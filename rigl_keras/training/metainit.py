@@ -9,6 +9,7 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.common.checks import check_int, check_not_negative
+from rigl_keras.common.graphs import own_function
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import masks_by_weight
@@ -134,10 +135,10 @@ class _NormDescent:
         self._kernels = kernels
         self._learning_rate = learning_rate
         self._momentum = momentum
+        self.apply = own_function(self._apply)
         self._changes = [tf.Variable(tf.zeros([], kernel.dtype)) for kernel in kernels]
 
-    @tf.function
-    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
+    def _apply(self, gradients: Sequence[tf.Tensor]) -> None:
         """Moves the norms; the gradients are those with respect to the kernels."""
         for kernel, change, gradient in zip(
             self._kernels, self._changes, gradients, strict=True
@@ -164,6 +165,8 @@ class _GradientQuotient:
         self._model = model
         self._loss = loss
         self._epsilon = epsilon
+        self._loss_gradients = own_function(self._compute_loss_gradients)
+        self._quotient = own_function(self._compute_quotient)
         variables = model.trainable_variables
         masks = masks_by_weight(model)
         self._variables = [compat.raw(variable) for variable in variables]
@@ -188,8 +191,7 @@ class _GradientQuotient:
             quotient = self._quotient(gradients, products)
         return quotient, outer.gradient(quotient, kernels, unconnected_gradients="zero")
 
-    @tf.function
-    def _loss_gradients(
+    def _compute_loss_gradients(
         self, x: tf.Tensor, y: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """g, and ½‖g‖², whose gradient is Hg."""
@@ -200,8 +202,7 @@ class _GradientQuotient:
         )
         return gradients, tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients])
 
-    @tf.function
-    def _quotient(
+    def _compute_quotient(
         self, gradients: Sequence[tf.Tensor], products: Sequence[tf.Tensor]
     ) -> tf.Tensor:
         terms = map(self._terms, gradients, self._masked(products))
@@ -232,9 +233,9 @@ class _RandomBatches:
         self._input_shape = (size, *x.shape[1:])
         self._label_shape = (size, *logits.shape[1:-1])
         self._classes = logits.shape[-1]
+        self.draw = own_function(self._draw)
 
-    @tf.function
-    def draw(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _draw(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The inputs and labels of a step, given as an int tensor."""
         x = tf.random.stateless_normal(
             self._input_shape,

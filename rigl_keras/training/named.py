@@ -41,6 +41,11 @@ class _ByClass(MaskUpdates):
             kernels=kernels,
         )
 
+    def __repr__(self) -> str:
+        """The call that makes it; its noise is the algorithm's."""
+        algorithm = getattr(self, "algorithm", None)
+        return self._shown({"drop_noise": getattr(algorithm, "_drop_noise", 0.0)})
+
 
 def _with_arguments(cls: _Class) -> _Class:
     """Has `help` show the arguments, which are those of `MaskUpdates`."""

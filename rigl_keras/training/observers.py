@@ -6,13 +6,14 @@ from typing import Any
 from tensorflow import keras
 
 from rigl_keras import compat
+from rigl_keras.common.shown import ShowsArguments
 
 # Which observers take part in a model's training now, in the order of its callbacks.
 # They hold the model: to hold them would keep it in memory after a training broke off.
 _observers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-class MaskUpdateObserver(keras.callbacks.Callback):
+class MaskUpdateObserver(ShowsArguments, keras.callbacks.Callback):
     """A callback that is called around every mask update of its model's training.
 
     It goes into the list of callbacks of `fit`, beside the one that updates the masks.

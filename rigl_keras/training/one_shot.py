@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from rigl_keras.algorithms import KernelState, Pruner, named
 from rigl_keras.common.checks import check_has_loss, choice
+from rigl_keras.common.graphs import own_function
 from rigl_keras.core.distributions import check_sparsity
 from rigl_keras.core.masked_kernel import MaskedKernel, TrainedKernel
 from rigl_keras.core.masks import set_masks, trainable_kernels
@@ -106,10 +107,12 @@ def _derivatives(
     with model.distribute_strategy.scope():
         variables = [kernel.variable for kernel in kernels]
         on_batch = BatchGradients(model, data, variables, regularized=False)
-        gradients = tf.function(on_batch.gradients)()
+        gradients = own_function(on_batch.gradients, autograph=False)()
         if pruner.needs_hessian_gradient:
             masks = [kernel.mask() for kernel in kernels]
-            products = tf.function(on_batch.hessian_gradient_products)(masks)
+            products = own_function(
+                on_batch.hessian_gradient_products, autograph=False
+            )(masks)
     _check_dependence(kernels, gradients)
     return gradients, products
 

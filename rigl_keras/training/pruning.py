@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms import Magnitude
+from rigl_keras.algorithms import Magnitude, MaskUpdater, named, schedules
+from rigl_keras.common.checks import call_problem, did_you_mean, is_number
+from rigl_keras.common.graphs import own_function
 from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
@@ -189,7 +191,7 @@ class Pruning(SparseTraining):
         return self._is_due[skipped:], self._sparsity[skipped:]
 
     def _compiled_schedule(self) -> Any:
-        return tf.function(self._evaluate_block)
+        return own_function(self._evaluate_block)
 
     def _evaluate_block(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def evaluate(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -201,9 +203,10 @@ class Pruning(SparseTraining):
 
 def _checked_sparsity(sparsity: float, step: int) -> float:
     if not 0 <= sparsity < 1:
+        question = did_you_mean(sparsity)
         raise ValueError(
             f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
-            f"step {step}."
+            f"step {step}{f': {question}' if question else '.'}"
         )
     return float(sparsity)
 
@@ -215,12 +218,34 @@ def _checked_schedule(schedule: Any) -> Callable:
         " end_step)"
     )
     if not callable(schedule):
-        raise ValueError(f"{expected}, but got {schedule!r}.")
+        raise ValueError(f"{expected}, but got {schedule!r}.{_advice(schedule)}")
+    problem = call_problem(schedule, 1)
+    if problem is not None:
+        name = schedules.name_of(schedule)
+        raise ValueError(
+            f"{expected}, but {name} is none, since {problem}. If it makes schedules, "
+            f"call it: Pruning({name}(...))."
+        )
     # In a graph, as training will ask it.
-    answer = tf.function(lambda step: schedule(step))(tf.constant(1, tf.int64))
+    answer = own_function(lambda step: schedule(step))(tf.constant(1, tf.int64))
     if not _is_answer(answer):
         raise ValueError(f"{expected}, but for step 1 it returns {answer!r}.")
     return schedule
+
+
+def _advice(schedule: Any) -> str:
+    """What to write for something that is no pruning schedule, as a sentence."""
+    if isinstance(schedule, str) and schedule in named(MaskUpdater):
+        return (
+            " That is an algorithm that prunes by no schedule: "
+            f"rigl_keras.MaskUpdates({schedule!r})."
+        )
+    if is_number(schedule) and 0 < schedule < 1:
+        return (
+            f" To prune to {schedule} at a step: rigl_keras.schedules."
+            f"constant_sparsity({schedule}, step)."
+        )
+    return ""
 
 
 def _is_answer(answer: Any) -> bool:

@@ -79,6 +79,26 @@ def test_check_fraction_refuses(fraction):
         schedules.check_fraction(fraction)
 
 
+def test_check_fraction_asks_after_a_percentage():
+    with pytest.raises(ValueError, match=r"got 30: did you mean 0\.3\?"):
+        schedules.check_fraction(30)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (schedules.cosine, "cosine is none: it takes.*drop_fraction"),
+        (schedules.constant_sparsity(0.5, 2), "schedule of pruning.*rigl_keras.Prun"),
+        (["cosine"], "got .'cosine'."),
+        ("linear", "got 'linear'"),
+        (0.3, "got 0.3"),
+    ],
+)
+def test_check_schedule_refuses(schedule, message):
+    with pytest.raises(ValueError, match=rf"function from the step.*{message}"):
+        schedules.check_schedule(schedule, 10)
+
+
 @pytest.mark.parametrize("fraction", [0, 1, 0.3])
 def test_check_fraction_accepts(fraction):
     value = schedules.check_fraction(fraction)
@@ -154,6 +174,12 @@ def test_constant_sparsity():
         ({"end_step": 3}, "end_step"),
         ({"begin_step": 9}, r"end_step > begin_step.*constant_sparsity\(0.9, 9, 9\)"),
         ({"frequency": 0}, "frequency"),
+        ({"final_sparsity": 90}, r"final_sparsity.*did you mean 0\.9\?"),
+        ({"initial_sparsity": 50}, r"initial_sparsity.*did you mean 0\.5\?"),
+        ({"begin_step": 10}, "end_step=9 and begin_step=10"),
+        ({"begin_step": 4.0}, r"begin_step to be an int >= 0, got 4\.0"),
+        ({"frequency": -100}, "frequency to be an int >= 1, got -100"),
+        ({"power": 0}, "power to be a number > 0"),
     ],
 )
 def test_polynomial_decay_refuses(options, message):
@@ -176,7 +202,9 @@ def test_polynomial_decay_refuses(options, message):
         ({"begin_step": -1}, "begin_step"),
         ({"end_step": -2}, "end_step"),
         ({"end_step": 3}, "end_step"),
-        ({"frequency": -1}, "frequency"),
+        ({"frequency": -1}, "frequency to be an int >= 1, got -1"),
+        ({"target_sparsity": 50}, r"target_sparsity.*did you mean 0\.5\?"),
+        ({"end_step": 3}, "to come after begin_step.*end_step=3 and begin_step=4"),
     ],
 )
 def test_constant_sparsity_refuses(options, message):

@@ -218,18 +218,6 @@ def test_inside_a_functional_model():
 # What is refused
 
 
-class OwnStep(Towers):
-    def train_step(self, data):
-        return super().train_step(data)
-
-
-def test_a_model_with_its_own_train_step_is_refused():
-    model = OwnStep()
-    model(towers_data()[0])
-    with pytest.raises(ValueError, match="train_step"):
-        rigl_keras.sparsify(model)
-
-
 def test_what_is_no_sparse_model_is_refused():
     with pytest.raises(TypeError, match="Sparse"):
         SparseModel(Bare())

@@ -189,25 +189,6 @@ def test_sparsity_0_and_steps_before_the_first_pruning_change_nothing(sparsity, 
         assert pruning.thresholds() == {"hidden/kernel": 0.0, "out/kernel": 0.0}
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        None,
-        0.5,
-        "cosine",
-        lambda step: 0.5,
-        lambda step: (True, 0.5, 1),
-        lambda step: (True, "half"),
-        lambda step: (True, None),
-        lambda step: (0.5, True),
-        lambda step: (tf.constant([True, False]), 0.5),
-    ],
-)
-def test_what_is_no_schedule_is_refused(schedule):
-    with pytest.raises(ValueError, match=r"Expected `schedule`.*polynomial_decay"):
-        Pruning(schedule)
-
-
 @pytest.mark.parametrize("sparsity", [1.0, -0.25, float("nan")])
 def test_a_sparsity_out_of_range_is_refused_before_the_training(sparsity):
     model = dense_mlp()
