@@ -291,6 +291,9 @@ def command_line_rows(parts):
     rest = [(r["total"] - sum(r["parts"].values()), r["total"]) for r in runs.values()]
     rows.append(["all else", *(f"{s:.1f} s, {s / t:.0%}" for s, t in rest)])
     rows.append(["the whole run", *(f"{run['total']:.1f} s" for run in runs.values())])
+    for name in ("tests", "gradient norms", "checkpoints"):
+        seconds = [run["beside"][name] for run in runs.values()]
+        rows.append([f"{name}, in a second thread", *(f"{s:.1f} s" for s in seconds)])
     return rows
 
 

@@ -7,7 +7,6 @@ listed in the README, under "The command line".
 """
 
 import dataclasses
-import warnings
 
 import gin
 
@@ -331,14 +330,13 @@ class PruningConfig:
         )
 
 
-def make_pruning(total_steps, length=1.0):
+def make_pruning(length=1.0):
     """Makes the callback that prunes.
 
     Nothing is pruned where the configuration does not mention `pruning`: its default
     mode, the paper's code's, would prune every run.
 
     Args:
-      total_steps: int, steps of the training.
       length: float > 0, by which the steps of pruning are multiplied.
 
     Returns:
@@ -352,17 +350,8 @@ def make_pruning(total_steps, length=1.0):
         return None
     config = PruningConfig().stretched(length)
     choice("pruning.mode", config.mode, {"prune": None, "constant": None})
-    if config.mode == "constant" and (
-        config.final_sparsity == 0 or config.begin_step > total_steps
-    ):
+    if config.mode == "constant" and config.final_sparsity == 0:
         return None
-    if config.mode == "prune" and config.end_step > total_steps:
-        warnings.warn(
-            f"pruning.end_step={config.end_step} lies after the last step, "
-            f"training.total_steps={total_steps}: pruning.final_sparsity="
-            f"{config.final_sparsity} will not be reached.",
-            stacklevel=2,
-        )
     return Pruning(config.schedule(), config.ranking)
 
 

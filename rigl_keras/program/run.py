@@ -189,7 +189,7 @@ class Run:
         self._one_shot = self._updater_config.one_shot_pruner(
             config.oneshot_prune_fraction, config.oneshot_ranking
         )
-        pruning = algorithm.make_pruning(config.steps, config.length)
+        pruning = algorithm.make_pruning(config.length)
         if pruning is not None and self._updater_config.update_alg:
             raise ValueError(
                 "pruning.* and mask_updater.update_alg="

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -175,6 +176,11 @@ def test_times_of_the_command_line_leave_out_what_they_hold(monkeypatch):
     assert watch.seconds[command_line.START] == 3
     assert watch.seconds[command_line.STEPS] == 3
     assert watch.seconds["tests"] == 4
+    assert math.fsum(watch.seconds.values()) == 10
+    thread = threading.Thread(target=Work().test)
+    thread.start()
+    thread.join()
+    assert watch.beside["tests"] == 1
     assert math.fsum(watch.seconds.values()) == 10
 
 

@@ -272,21 +272,20 @@ def test_a_fraction_without_a_criterion_is_refused():
 
 
 def test_nothing_is_pruned_unless_gin_mentions_pruning():
-    assert algorithm.make_pruning(10_000) is None
+    assert algorithm.make_pruning() is None
 
 
 @pytest.mark.parametrize(
     "bindings",
     [
         ["pruning.final_sparsity = 0."],
-        ["pruning.begin_step = 101"],
         # As files of the paper's code switch pruning off.
         ["pruning.final_sparsity = 0.", "pruning.begin_step = 100000000"],
     ],
 )
 def test_constant_pruning_that_never_begins_is_none(bindings):
     bind("pruning.mode = 'constant'", *bindings)
-    assert algorithm.make_pruning(100) is None
+    assert algorithm.make_pruning() is None
 
 
 def scheduled(pruning, step):
@@ -297,7 +296,7 @@ def scheduled(pruning, step):
 def test_pruning_follows_a_cubic_between_its_two_steps():
     bind("pruning.initial_sparsity = 0.2", "pruning.final_sparsity = 0.9")
     bind("pruning.begin_step = 40", "pruning.end_step = 100", "pruning.frequency = 20")
-    pruning = algorithm.make_pruning(100)
+    pruning = algorithm.make_pruning()
     due = [step for step in range(1, 121) if scheduled(pruning, step)[0]]
     assert due == [40, 60, 80, 100]
     for step in due:
@@ -308,16 +307,10 @@ def test_pruning_follows_a_cubic_between_its_two_steps():
 
 def test_constant_pruning_begins_at_its_step_and_goes_on_every_100():
     bind("pruning.mode = 'constant'", "pruning.begin_step = 100")
-    pruning = algorithm.make_pruning(100)
+    pruning = algorithm.make_pruning()
     due = [step for step in range(1, 350) if scheduled(pruning, step)[0]]
     assert due == [100, 200, 300]
     assert [scheduled(pruning, step)[1] for step in due] == pytest.approx([0.8] * 3)
-
-
-def test_pruning_that_ends_after_the_training_is_warned_of():
-    bind("pruning.begin_step = 40", "pruning.end_step = 101")
-    with pytest.warns(UserWarning, match=r"pruning\.end_step=101.*total_steps=100"):
-        algorithm.make_pruning(100)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +326,7 @@ def test_pruning_that_ends_after_the_training_is_warned_of():
 def test_pruning_that_makes_no_sense_is_refused(binding, message):
     bind(binding)
     with pytest.raises(ValueError, match=message):
-        algorithm.make_pruning(5000)
+        algorithm.make_pruning()
 
 
 def numbered(count):

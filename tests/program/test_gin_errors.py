@@ -34,7 +34,7 @@ def bind(*bindings):
 def test_pruning_out_of_range_is_refused_by_its_names_in_gin(bindings, message):
     bind(*(f"pruning.{binding}" for binding in bindings))
     with pytest.raises(ValueError, match=message):
-        algorithm.make_pruning(10_000)
+        algorithm.make_pruning()
 
 
 @pytest.mark.parametrize(
