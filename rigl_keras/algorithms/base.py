@@ -25,7 +25,9 @@ class KernelState(NamedTuple):
     Attributes:
       weights: the kernel's weights, 0 off the mask.
       mask: bool, True where a connection exists.
-      gradient: the dense gradient, or None where the algorithm asks for none.
+      gradient: the dense gradient of the training step's loss or, with `grow_data`, of
+        the loss on that batch times its number of examples, regularisers included; None
+        where the algorithm asks for none.
       seed: stateless seed, int64 of shape [2], for this kernel and this update; pruners
         draw nothing and do without.
       hessian_gradient: the Hessian times the gradient, or None likewise.
