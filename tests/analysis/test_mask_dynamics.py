@@ -215,9 +215,9 @@ def recorded_curves(monkeypatch):
     drawn = []
     curve = figures.style.curve
 
-    def record(axis, x, values, *, label, index):
+    def record(axis, x, values, *, label, look):
         drawn.append((label, np.asarray(x), np.asarray(values)))
-        curve(axis, x, values, label=label, index=index)
+        curve(axis, x, values, label=label, look=look)
 
     monkeypatch.setattr(figures.style, "curve", record)
     return drawn

@@ -255,6 +255,8 @@ def begun(logdir):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # A shell has its background jobs, such as these tests may be, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for(logdir / f"ckpt-{last_step(logdir) + 10}.index", process)
@@ -287,7 +289,7 @@ def test_a_folder_is_one_processs_and_a_signal_ends_it_in_one_line(tmp_path):
 
 def assert_stops_by(number, process, logdir):
     process.send_signal(number)
-    _, errors = process.communicate()
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == -number
     [line] = [line for line in errors.splitlines() if line]
     assert line == (

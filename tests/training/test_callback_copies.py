@@ -46,6 +46,7 @@ def state_of(callback):
     return [variable.numpy() for variable in callback.state.variables]
 
 
+@tiny.too_short
 @pytest.mark.parametrize(
     "name",
     [
@@ -69,6 +70,7 @@ def test_a_copy_trains_as_its_original(name):
     assert_same_values(trained(first).get_weights(), model.get_weights())
 
 
+@tiny.too_short
 @pytest.mark.both_kerases
 def test_a_copy_is_taken_while_a_training_goes_on():
     original, duplicates = RigL(2, 0.5), []
@@ -92,6 +94,7 @@ def test_a_copy_of_a_callback_that_was_trained_on_replicas():
     tiny.assert_zero_off_masks(other)
 
 
+@tiny.too_short
 @pytest.mark.both_kerases
 def test_a_copy_of_an_observer_measures_on_its_own():
     original = GradientFlow((X, Y), every=2)

@@ -78,6 +78,7 @@ def test_batches_of_any_source_train_as_arrays_do(method, make):
         np.testing.assert_array_equal(weight.numpy(), other.numpy())
 
 
+@tiny.too_short
 @pytest.mark.both_kerases
 @both_methods
 def test_data_that_end_early_leave_a_model_that_can_be_trained_on(method):

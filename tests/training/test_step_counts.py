@@ -44,6 +44,7 @@ def steps_of_updates(model, *callbacks):
     return [step - BEYOND for step in tiny.update_steps(model, *callbacks, epochs=4)]
 
 
+@tiny.too_short
 @pytest.mark.parametrize(
     "name",
     [
@@ -74,6 +75,7 @@ def test_updates_come_at_their_steps_beyond_32_bits(tmp_path, name):
     tiny.assert_same_masks(rigl_keras.get_masks(other), rigl_keras.get_masks(model))
 
 
+@tiny.too_short
 def test_records_come_at_their_steps_beyond_32_bits():
     flow = GradientFlow(tiny.data(8), every=4)
     tiny.fit(model_at(BEYOND - 5), RigL(3, 0.5, last_update_step=BEYOND + 2), flow)
