@@ -136,7 +136,8 @@ class MaskUpdateRecorder(MaskUpdateObserver):
     def on_mask_update_begin(self, step):
         """Saves and measures before an update."""
         place = place_of(self.model)
-        self._watch.do(lambda: self._begin(step, place))
+        # The update itself is what the training waits for.
+        self._watch.do(lambda: self._begin(step, place), held=True)
 
     def on_mask_update_end(self, step):
         """Saves and measures after an update, and records both."""

@@ -6,6 +6,7 @@ small network's training. A second core does them meanwhile, on a copy of the ne
 
 import collections
 import concurrent.futures
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,13 @@ class AtOnce:
         self.model = model
         self.state = state
 
-    def do(self, task: Callable[[], Any]) -> None:
-        """Calls a task, which finds in `model` and `state` what they are now."""
+    def do(self, task: Callable[[], Any], *, held: bool = False) -> None:
+        """Calls a task, which finds in `model` and `state` what they are now.
+
+        Args:
+          task: function without arguments.
+          held: whether what comes next in the training is not to be slowed down.
+        """
         task()
 
     def end(self) -> None:
@@ -68,9 +74,14 @@ class Beside:
         self._pairs: list[tuple[tf.Variable, tf.Variable]] = []
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting: collections.deque = collections.deque()
+        self._held: list[Callable[[], None]] = []
 
-    def do(self, task: Callable[[], Any]) -> None:
+    def do(self, task: Callable[[], Any], *, held: bool = False) -> None:
         """Has a task called soon.
+
+        Args:
+          task: function without arguments.
+          held: whether it is to be called when the next task is given only.
 
         Raises:
           Exception: what an earlier task has raised.
@@ -81,7 +92,9 @@ class Beside:
             self._pairs = _pairs(self._originals, (self.model, self.state))
         # Training writes new buffers as long as these are held.
         values = [tf.identity(original) for original, _ in self._pairs]
-        self._waiting.append(self._thread.submit(self._run, task, values))
+        self._held.append(functools.partial(self._run, task, values))
+        if not held:
+            self._submit()
 
     def end(self) -> None:
         """Waits until all tasks are done.
@@ -90,9 +103,14 @@ class Beside:
           Exception: what one of them has raised.
         """
         try:
+            self._submit()
             self._collect(0)
         finally:
             self._thread.shutdown(cancel_futures=True)
+
+    def _submit(self) -> None:
+        self._waiting.extend(map(self._thread.submit, self._held))
+        self._held = []
 
     def _run(self, task: Callable[[], Any], values: list[tf.Tensor]) -> None:
         with compat.strategy_of(self.model).scope():
