@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from rigl_keras.data import record_files
 from rigl_keras.data.record_files import Piece
 
 _READ_BATCH = 256
@@ -110,29 +111,49 @@ class TfdsImages:
         Raises:
           ValueError: if an example has no label.
         """
-        import tensorflow_datasets as tfds
 
         def example(features):
-            image = transform(features[self.image_key])
-            return tf.ensure_shape(image, shape), features[self.label_key]
+            image = tf.ensure_shape(transform(features[self.image_key]), shape)
+            return image, tf.cast(features[self.label_key], tf.int32)
 
-        # One file after the other: "records 1000 to 1999" must name the same always.
-        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        records = self.builder.as_dataset(
-            split=split, shuffle_files=False, read_config=config
-        )
-        examples = records.map(
-            example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
         count, start = self.num_examples(split), 0
         images = np.empty((count, *shape), np.uint8)
         labels = np.empty(count, np.int32)
-        for image, label in examples.batch(_READ_BATCH).prefetch(1).as_numpy_iterator():
+        examples = self._batches(split, example).prefetch(1)
+        for image, label in examples.as_numpy_iterator():
             stop = start + len(label)
             images[start:stop], labels[start:stop] = image, label
             start = stop
         self.check_labels(split, labels)
         return images, labels
+
+    def _batches(
+        self, split: str, example: Callable[[Any], tuple[tf.Tensor, tf.Tensor]]
+    ) -> tf.data.Dataset:
+        """Batches of a split, one file after the other.
+
+        So "records 1000 to 1999" always name the same.
+        """
+        options: dict = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        if self.builder.info.file_format.value == "tfrecord":
+            # A batch at a time: tf.data's price of an element is that of a small image.
+            features = self.builder.info.features
+            records = record_files.in_order(self.pieces(split)).batch(_READ_BATCH)
+            return records.map(
+                lambda batch: tf.map_fn(
+                    lambda record: example(features.deserialize_example(record)),
+                    batch,
+                    fn_output_signature=(tf.uint8, tf.int32),
+                ),
+                **options,
+            )
+        import tensorflow_datasets as tfds
+
+        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        records = self.builder.as_dataset(
+            split=split, shuffle_files=False, read_config=config
+        )
+        return records.map(example, **options).batch(_READ_BATCH)
 
     def check_labels(self, split: str, labels: np.ndarray) -> None:
         """Raises ValueError if one of a split's labels is missing, which is -1."""
