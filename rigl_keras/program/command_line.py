@@ -85,12 +85,7 @@ def _call(main, argv):
     except (OSError, tf.errors.OpError) as error:
         if not _is_disk_full(error):
             raise
-        print(
-            f"error: no space is left on the disk of {FLAGS.logdir}. Free some. "
-            f"{_how_to_go_on()}",
-            file=sys.stderr,
-        )
-        return 1
+        return _say_disk_is_full()
 
 
 def _print_warning(message, *_args, **_options):
@@ -104,6 +99,15 @@ def _is_disk_full(error):
     return os.strerror(errno.ENOSPC) in str(error)
 
 
+def _say_disk_is_full():
+    where = f" of {_logdir()}" if _logdir() else ""
+    print(
+        f"error: no space is left on the disk{where}. Free some. {_how_to_go_on()}",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def _end_as_stopped(stop):
     """Ends the process by the signal that stopped it, as a shell expects."""
     number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
@@ -114,10 +118,15 @@ def _end_as_stopped(stop):
 
 
 def _how_to_go_on():
-    steps = saved_steps(FLAGS.logdir) if FLAGS.logdir else []
+    steps = saved_steps(_logdir()) if _logdir() else []
     if not steps:
         return "The same command starts again."
-    return f"The same command goes on from step {max(steps)} of {FLAGS.logdir}."
+    return f"The same command goes on from step {max(steps)} of {_logdir()}."
+
+
+def _logdir():
+    """None for a command without this flag."""
+    return FLAGS.logdir if FLAGS.is_parsed() else None
 
 
 def check(argv):
@@ -174,6 +183,8 @@ def refuse(error):
     Returns:
       The exit code.
     """
+    if _is_disk_full(error):
+        return _say_disk_is_full()
     # Gin appends where it was called from, which is of no use to the caller.
     message = str(error).split("\n  In call to configurable")[0]
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import warnings
 from pathlib import Path
 
 _LOCK_FILE = ".lock"
@@ -33,6 +34,13 @@ class FolderLock:
                 f"Another process (number {holder}) is working in {folder}. Wait until "
                 "it ends, or use another --logdir."
             ) from None
+        except OSError as error:  # Some network file systems have no locks.
+            warnings.warn(
+                f"{folder} cannot be locked ({error.strerror}): see to it that no "
+                "other process works in it.",
+                stacklevel=2,
+            )
+            return
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()

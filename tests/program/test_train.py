@@ -321,7 +321,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL)
 def test_a_full_disk_is_said_in_one_line(error, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command_line, "FLAGS", argparse.Namespace(logdir=tmp_path))
+    monkeypatch.setattr(command_line, "_logdir", lambda: tmp_path)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     (tmp_path / "ckpt-40.index").touch()
 
@@ -334,6 +334,12 @@ def test_a_full_disk_is_said_in_one_line(error, monkeypatch, tmp_path, capsys):
         f"error: no space is left on the disk of {tmp_path}. Free some. The same "
         f"command goes on from step 40 of {tmp_path}."
     )
+
+
+def test_a_disk_that_is_full_at_the_start(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command_line, "_logdir", lambda: tmp_path)
+    assert command_line.refuse(FULL[0]) == 1
+    assert "Free some. The same command starts again." in capsys.readouterr().err
 
 
 def test_what_a_full_disk_is_not_is_raised(monkeypatch):
