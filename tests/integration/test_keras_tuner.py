@@ -53,6 +53,7 @@ def logged(trial, name):
     return trial.metrics.get_history(name)[0].value[0]
 
 
+@pytest.mark.slow
 def test_trials_are_trained_by_copies_of_a_callback(tmp_path):
     rigl = RigL(1, 0.5, last_update_step=STEPS)
     tuner = searched(build, tmp_path, rigl, Updates())
@@ -73,6 +74,7 @@ def test_trials_are_trained_by_copies_of_a_callback(tmp_path):
     assert isinstance(rigl_keras.strip(best), keras.Sequential)
 
 
+@pytest.mark.slow
 def test_a_hypermodel_makes_its_callback_of_hyperparameters(tmp_path):
     tuner = searched(WithItsOwnCallback(), tmp_path)
     for trial in tuner.oracle.trials.values():

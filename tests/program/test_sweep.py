@@ -39,7 +39,9 @@ def test_runs_are_made_after_their_parents_and_only_once(tmp_path, capsys, monke
     first = sweep.Runner(runs, None)
     first.run(when_done=lambda: done.append([run.result() is not None for run in runs]))
     assert [run.cell.name for run in first.failed] == ["broken", "orphan"]
-    assert done == [[False, False, False, True], [True, False, False, True]]
+    # A child may end while its parent's process, whose result is there, still does.
+    assert done[-1] == [True, False, False, True]
+    assert done[0] in (done[-1], [False, False, False, True])
     assert runs[0].result()["made_before"] == ["parent"]
     printed = capsys.readouterr().out
     assert (
