@@ -70,7 +70,8 @@ def test_a_model_whose_sparse_kernels_are_frozen(callback):
     inputs = keras.Input((6,))
     hidden = tiny.sparsify(keras.Sequential([inputs, keras.layers.Dense(8)]), 0.5)
     hidden.trainable = False
-    model = tiny.compiled(keras.Sequential([hidden, keras.layers.Dense(3)]))
+    layers = [keras.Input((6,)), hidden, keras.layers.Dense(3)]
+    model = tiny.compiled(keras.Sequential(layers))
     assert "all of its kernels are frozen" in warned(model, callback, 8)
 
 
