@@ -159,20 +159,23 @@ class Pruning(SparseTraining):
         )
 
     def _highest_sparsity(self, span: Span) -> float | None:
-        """The highest that the schedule asks for in some steps; None for none."""
-        highest = None
-        step = span.first
-        while step <= span.last:
-            is_due, sparsity = self._schedule_from(step)
-            count = min(len(is_due), span.last - step + 1)
-            for index in np.flatnonzero(is_due[:count]):
-                asked = _checked_sparsity(sparsity[index], step + int(index))
-                highest = asked if highest is None else max(asked, highest)
-            step += count
-        return highest
+        """The highest that the schedule asks for in some steps; None for none.
+
+        What it says of them is kept, for the training.
+        """
+        length = self._block
+        blocks = [self._ask(step) for step in range(span.first, span.last + 1, length)]
+        if not blocks:
+            return None
+        is_due, sparsity = map(np.concatenate, zip(*blocks, strict=True))
+        self._first, self._is_due, self._sparsity = span.first, is_due, sparsity
+        due = np.flatnonzero(is_due[: span.last - span.first + 1])
+        for index in due[~_is_share(sparsity[due])]:
+            _check_sparsity(sparsity[index], span.first + int(index))
+        return float(sparsity[due].max()) if due.size else None
 
     def _prune(self, step: int, sparsity: float) -> None:
-        sparsity = _checked_sparsity(sparsity, step)
+        _check_sparsity(sparsity, step)
         self._pruned_to = max(sparsity, self._pruned_to or 0.0)
         if self._change_masks(step, sparsity):
             self.state.thresholds.assign(self.attachment.smallest_magnitudes())
@@ -182,13 +185,20 @@ class Pruning(SparseTraining):
         skipped = step - self._first
         left = len(self._is_due) - skipped
         if skipped < 0 or left < self._steps_per_execution:
-            length = max(_BLOCK, self._steps_per_execution)
-            is_due, sparsity = self._evaluate(
-                tf.range(step, step + length, dtype=tf.int64)
-            )
             self._first, skipped = step, 0
-            self._is_due, self._sparsity = is_due.numpy(), sparsity.numpy()
+            self._is_due, self._sparsity = self._ask(step)
         return self._is_due[skipped:], self._sparsity[skipped:]
+
+    @property
+    def _block(self) -> int:
+        return max(_BLOCK, self._steps_per_execution)
+
+    def _ask(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the schedule says of a block of steps from this one on."""
+        is_due, sparsity = self._evaluate(
+            tf.range(step, step + self._block, dtype=tf.int64)
+        )
+        return is_due.numpy(), sparsity.numpy()
 
     def _compiled_schedule(self) -> Any:
         return own_function(self._evaluate_block)
@@ -201,14 +211,18 @@ class Pruning(SparseTraining):
         return tf.map_fn(evaluate, steps, fn_output_signature=(tf.bool, tf.float32))
 
 
-def _checked_sparsity(sparsity: float, step: int) -> float:
-    if not 0 <= sparsity < 1:
+def _is_share(sparsity: Any) -> Any:
+    """Whether a number, or each of an array, lies in [0, 1); NaN does not."""
+    return (sparsity >= 0) & (sparsity < 1)
+
+
+def _check_sparsity(sparsity: float, step: int) -> None:
+    if not _is_share(sparsity):
         question = did_you_mean(sparsity)
         raise ValueError(
             f"Expected the schedule's sparsity to lie in [0, 1), got {sparsity} at "
             f"step {step}{f': {question}' if question else '.'}"
         )
-    return float(sparsity)
 
 
 def _checked_schedule(schedule: Any) -> Callable:
