@@ -11,6 +11,7 @@ from rigl_keras import (
     init_utils,
     mask_updaters,
     metainit,
+    patterns,
     schedules,
     selection,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "meta_init",
     "metainit",
     "model_cost",
+    "patterns",
     "prune_once",
     "regularize_gradient",
     "schedules",

@@ -5,7 +5,7 @@ A new algorithm is a subclass of `MaskUpdater`, which replaces connections, or o
 and which of equal ones, is decided here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,14 +13,18 @@ import tensorflow as tf
 from rigl_keras.common.checks import check_choice, check_not_negative
 from rigl_keras.common.seeding import ALGORITHM
 from rigl_keras.common.shown import ShowsArguments
+from rigl_keras.core.grouped_selection import top_k_in_groups
+from rigl_keras.core.grouping import Grouping
 from rigl_keras.core.masked_kernel import surviving as surviving
+from rigl_keras.core.pattern_kinds import UNSTRUCTURED
+from rigl_keras.core.patterns import Pattern
 from rigl_keras.core.selection import top_k_mask
 
 RANKINGS = ("layer", "global")
 
 
 class KernelState(NamedTuple):
-    """What an algorithm sees of a kernel, all tensors of the kernel's shape but `seed`.
+    """What an algorithm sees of a kernel: tensors of its shape, a seed, its pattern.
 
     Attributes:
       weights: the kernel's weights, 0 off the mask.
@@ -31,6 +35,9 @@ class KernelState(NamedTuple):
       seed: stateless seed, int64 of shape [2], for this kernel and this update; pruners
         draw nothing and do without.
       hessian_gradient: the Hessian times the gradient, or None likewise.
+      pattern: the pattern that the mask has. Scores have nothing to do with it.
+      axes: the kernel's axes that count input units, and those that count outputs,
+        which some patterns need.
     """
 
     weights: tf.Tensor
@@ -38,6 +45,13 @@ class KernelState(NamedTuple):
     gradient: tf.Tensor | None = None
     seed: tf.Tensor | None = None
     hessian_gradient: tf.Tensor | None = None
+    pattern: Pattern = UNSTRUCTURED
+    axes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def grouping(self) -> Grouping:
+        """How the pattern groups the kernel's weights."""
+        return self.pattern.grouping(tuple(self.mask.shape), *self.axes)
 
 
 class MaskUpdater(ShowsArguments):
@@ -95,27 +109,43 @@ class MaskUpdater(ShowsArguments):
     def new_mask(self, state: KernelState, drop_fraction: tf.Tensor) -> tf.Tensor:
         """The mask after one update.
 
+        Units of the kernel's pattern, single weights where it has none, are ranked by
+        the sums of their scores. Those to drop are ranked over the whole kernel, and
+        every group grows as many as it lost.
+
         Args:
           state: a `KernelState`.
           drop_fraction: scalar float32 tensor in [0, 1].
 
         Returns:
-          A bool tensor with as many True entries as `state.mask`: all but the
+          A bool tensor with as many units as `state.mask`, in every group: all but the
           floor(active * drop_fraction) lowest drop scores, and as many highest grow
           scores among the rest. Ties go to the lower index, NaN ranks last.
 
-        Source: Evci et al. 2020 (RigL), Algorithm 1.
+        Source: Evci et al. 2020 (RigL), Algorithm 1; for groups Lasby et al. 2023
+        (SRigL), section 3.
         """
-        active = tf.math.count_nonzero(state.mask, dtype=tf.int32)
+        grouping = state.grouping
+        exists = grouping.present(state.mask)
+        active = tf.math.count_nonzero(exists, dtype=tf.int32)
         replaced = tf.cast(
             tf.floor(tf.cast(active, tf.float32) * drop_fraction), tf.int32
         )
         replaced = tf.minimum(replaced, active)  # which float32 may have rounded up
-        drop_scores = self._with_noise(self.drop_scores(state), state.seed)
-        kept = top_k_mask(drop_scores, active - replaced, where=state.mask)
-        candidates = tf.logical_not(kept)
-        grown = top_k_mask(self.grow_scores(state), replaced, where=candidates)
-        return tf.logical_or(kept, grown)
+        drop_scores = self._with_noise(
+            grouping.sums(self.drop_scores(state)), state.seed
+        )
+        kept = top_k_mask(drop_scores, active - replaced, where=exists)
+        grow_scores = grouping.sums(self.grow_scores(state))
+        counts = _counted(exists)
+        if state.pattern.redistributes:
+            best = top_k_mask(grow_scores, replaced, where=tf.logical_not(exists))
+            salient = _counted(tf.logical_or(kept, best))
+            counts = state.pattern.new_counts(counts, salient, grouping.units)
+            kept = tf.logical_and(kept, counts[:, tf.newaxis] > 0)
+        missing = counts - _counted(kept)
+        grown = top_k_in_groups(grow_scores, missing, where=tf.logical_not(kept))
+        return grouping.spread(tf.logical_or(kept, grown))
 
     def _with_noise(self, scores: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if self._drop_noise == 0:
@@ -124,6 +154,11 @@ class MaskUpdater(ShowsArguments):
         seed = tf.bitwise.invert(seed)
         noise = tf.random.stateless_normal(scores.shape, seed, alg=ALGORITHM)
         return scores + tf.cast(self._drop_noise * noise, scores.dtype)
+
+
+def _counted(units: tf.Tensor) -> tf.Tensor:
+    """How many units of each group there are, of shape [groups]."""
+    return tf.math.count_nonzero(units, axis=1, dtype=tf.int64)
 
 
 class Pruner(ShowsArguments):
@@ -168,32 +203,94 @@ class Pruner(ShowsArguments):
           sparsity: scalar float32 tensor in [0, 1), the share of zeros afterwards.
 
         Returns:
-          A bool tensor for each kernel. Of n connections, round(n * (1 - sparsity))
-          in float32 arithmetic, half to even, are kept, at least one, and no more than
-          there were. Ties go to the lower index, NaN ranks last.
+          A bool tensor for each kernel. Of n units of each group of its pattern, single
+          weights in one group where it has none, round(n * (1 - sparsity)) in float32
+          arithmetic, half to even, are kept, at least one, and no more than there were.
+          Ties go to the lower index, NaN ranks last.
+
+        Raises:
+          ValueError: for the ranking "global", where kernels have patterns of several
+            groups, or of units of different sizes.
 
         Source: Zhu & Gupta 2018, "To prune, or not to prune"; counts as in TensorFlow
         Model Optimization 0.8.1.
         """
-        scores = [self.keep_scores(state) for state in states]
-        masks = [state.mask for state in states]
+        scores = [state.grouping.sums(self.keep_scores(state)) for state in states]
+        units = [state.grouping.present(state.mask) for state in states]
         if self._ranking == "layer":
-            return [
-                _kept(score, mask, sparsity)
-                for score, mask in zip(scores, masks, strict=True)
+            kept = [
+                _kept_in_groups(state, score, exists, sparsity=sparsity)
+                for state, score, exists in zip(states, scores, units, strict=True)
             ]
-        # One of each kernel first, so that none is left without.
-        score, mask = _joined(scores, masks)
-        return _split(_kept(score, mask, sparsity, least=len(masks)), masks)
+        else:
+            check_global_ranking(
+                {
+                    f"kernel {index}": (state.pattern, state.grouping)
+                    for index, state in enumerate(states)
+                }
+            )
+            # One of each kernel first, so that none is left without.
+            score, exists = _joined(scores, units)
+            kept = _split(_kept(score, exists, sparsity, least=len(units)), units)
+        return [
+            state.grouping.spread(part)
+            for state, part in zip(states, kept, strict=True)
+        ]
+
+
+def check_global_ranking(kernels: Mapping[str, tuple[Pattern, Grouping]]) -> None:
+    """Refuses kernels whose units cannot be ranked together.
+
+    Args:
+      kernels: what each is called, its pattern and grouping.
+
+    Raises:
+      ValueError: naming those whose pattern has several groups; or where units have
+        different sizes.
+    """
+    grouped = [
+        f"{name} ({pattern})"
+        for name, (pattern, grouping) in kernels.items()
+        if grouping.groups > 1
+    ]
+    sizes = {grouping.elements for _, grouping in kernels.values()}
+    if grouped:
+        raise ValueError(
+            "The ranking 'global' decides how many weights each kernel keeps, and the "
+            "patterns of these give every group of a kernel equally many: "
+            f"{', '.join(grouped)}. Use ranking='layer'."
+        )
+    if len(sizes) > 1:
+        raise ValueError(
+            "The ranking 'global' compares units of all kernels, but the patterns here "
+            f"have units of {sorted(sizes)} weights. Use ranking='layer'."
+        )
+
+
+def _kept_in_groups(
+    state: KernelState, scores: tf.Tensor, exists: tf.Tensor, *, sparsity: tf.Tensor
+) -> tf.Tensor:
+    groups, units = exists.shape
+    least = state.pattern.least_units(units)
+    if groups == 1:
+        return _kept(scores, exists, sparsity, least=least)
+    count = _count_at(units, sparsity, least)
+    return top_k_in_groups(scores, tf.minimum(count, _counted(exists)), where=exists)
 
 
 def _kept(
-    scores: tf.Tensor, mask: tf.Tensor, sparsity: tf.Tensor, *, least: int = 1
+    scores: tf.Tensor, mask: tf.Tensor, sparsity: tf.Tensor, *, least: int
 ) -> tf.Tensor:
-    size = tf.cast(mask.shape.num_elements(), tf.float32)
-    count = tf.maximum(tf.round(size * (1 - tf.cast(sparsity, tf.float32))), least)
+    count = _count_at(mask.shape.num_elements(), sparsity, least)
     active = tf.math.count_nonzero(mask, dtype=tf.int64)
-    return top_k_mask(scores, tf.minimum(tf.cast(count, tf.int64), active), where=mask)
+    return top_k_mask(scores, tf.minimum(count, active), where=mask)
+
+
+def _count_at(size: int, sparsity: tf.Tensor, least: int) -> tf.Tensor:
+    """How many of `size` units a sparsity leaves, as an int64 scalar."""
+    density = 1 - tf.cast(sparsity, tf.float32)
+    rounded = tf.round(tf.cast(size, tf.float32) * density)
+    return tf.cast(tf.maximum(rounded, least), tf.int64)
 
 
 def _joined(

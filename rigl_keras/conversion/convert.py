@@ -16,6 +16,7 @@ from rigl_keras.conversion.copies import (
     scope_of,
 )
 from rigl_keras.core import asked, kernels
+from rigl_keras.core.choosing import DEFAULT_SPARSITY
 from rigl_keras.core.initial_masks import METHODS, given_masks, plan_masks
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
@@ -33,7 +34,7 @@ _COPY = (
 
 def sparsify(
     model,
-    sparsity=0.9,
+    sparsity=None,
     distribution="erk",
     initializer=None,
     overrides=None,
@@ -43,6 +44,7 @@ def sparsify(
     verbose=True,
     masks=None,
     include=(),
+    pattern=None,
 ):
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
@@ -58,7 +60,7 @@ def sparsify(
         override matches. Of these "er" and "erk" may leave small ones dense and make
         the others sparser for it. What is overridden, and what is no kernel, does not
         count: the whole model has another sparsity. 0 gives every kernel a mask of
-        ones, from which pruning starts.
+        ones, from which pruning starts. None for 0.9, or what the pattern sets.
       distribution: "uniform", "er" or "erk" (see `rigl_keras.distributions`); a
         function `(shapes, sparsity, overrides) -> sparsities` like those; or a mapping
         from kernels' paths to sparsities, which leaves all others dense and stands in
@@ -82,19 +84,25 @@ def sparsify(
         "*/embeddings" or "*/depthwise_kernel". A mapping as `distribution` or `masks`
         may name them too.
         An initializer leaves embeddings' values as they are.
+      pattern: how the weights that exist lie in each kernel. None for anywhere; or a
+        `rigl_keras.patterns.Pattern`, such as `Blocks(16)`, or its text, "blocks(16)";
+        or a list of them, of which each kernel takes the first that suits it, with
+        "dense" for no mask; or a mapping from glob patterns on paths to all of these,
+        the first match wins, and kernels without a match are unstructured.
 
     Returns:
       A model of the same name; of the same kind if that is Sequential or Functional.
       Without `masks` each kernel has round((1 - its sparsity) * size) active weights,
-      at least 1.
+      at least 1; or, by a pattern, so many units in each of its groups.
 
     Raises:
       TypeError: when `model` is no model of the Keras in use, a sparsity no number, or
-        `overrides` no mapping.
+        `overrides` no mapping, or `pattern` no pattern.
       ValueError: for a model that is not built, sparse already, without kernels,
         quantised, that trains in a way of its own, or that cannot be copied; for an
-        argument out of range; for a pattern or path that matches no kernel; and when
-        nothing would become sparse.
+        argument out of range; for a pattern or path that matches no kernel; for
+        a kernel that its `pattern` does not suit, or that is asked for another sparsity
+        than that sets; and when nothing would become sparse.
 
     Source: Evci et al. 2020 (RigL), section 3, for the distributions; Evci et al. 2022,
     section 3.1, for the initialisation.
@@ -109,17 +117,20 @@ def sparsify(
             distribution,
             overrides=overrides,
             include=include,
+            pattern=pattern,
             method=method,
             seed=seed,
         )
     else:
         check_choice("`method`", method, METHODS)
-        plan = given_masks(maskable, masks, overrides=overrides, include=include)
+        plan = given_masks(
+            maskable, masks, overrides=overrides, include=include, pattern=pattern
+        )
     sparse = _masked_copy(model, maskable, plan, seed=seed)
     if initializer is not None:
-        draw_seed = seed if init_seed is None else init_seed
-        _draw_weights(sparse, initializer, draw_seed)
+        _draw_weights(sparse, initializer, seed if init_seed is None else init_seed)
     is_one_number = masks is None and not isinstance(distribution, Mapping)
+    wish = _wish(sparsity, plan) if is_one_number else None
     reasons = asked.dense_reasons(
         maskable,
         plan,
@@ -127,13 +138,22 @@ def sparsify(
         overrides=overrides,
         masks=masks,
         include=include,
+        pattern=pattern,
     )
-    asked.note(sparse, asked.Asked(sparsity if is_one_number else None, reasons))
+    asked.note(sparse, asked.Asked(wish, reasons))
     if verbose:
         _print_dense_weights(sparse, reasons)
-        _print_sparsity(maskable, plan, sparsity if is_one_number else None)
+        _print_sparsity(maskable, plan, wish)
     compat.refuse_fit(sparse)
     return sparse
+
+
+def _wish(sparsity, plan):
+    """The sparsity that was asked for; None where all patterns set their own."""
+    own = [initial.pattern.own_sparsity for initial in plan.values()]
+    if sparsity is None and None in own:
+        return DEFAULT_SPARSITY
+    return sparsity
 
 
 def _masked_copy(model, maskable, plan, *, seed):
@@ -292,7 +312,8 @@ def _wrapped(layer, planned, seed):
     if not below:
         return None
     sparsities = {path: initial.sparsity for path, initial in below.items()}
-    sparse = Sparse(copy_layer(layer), sparsities, seed=seed)
+    patterns = {path: initial.pattern for path, initial in below.items()}
+    sparse = Sparse(copy_layer(layer), sparsities, seed=seed, pattern=patterns)
     sparse.plan_masks({path: initial.mask for path, initial in below.items()})
     return sparse
 

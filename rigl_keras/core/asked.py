@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rigl_keras.core import distributions
+from rigl_keras.core.choosing import choose_patterns
 from rigl_keras.core.initial_masks import Plan
 from rigl_keras.core.kernels import Kernel, matching
 
@@ -67,6 +68,7 @@ def dense_reasons(
     overrides: Mapping[str, float] | None,
     masks: Mapping[str, Any] | None,
     include: str | Sequence[str],
+    pattern: Any,
 ) -> dict[str, str]:
     """Says why weights have no zeros by a plan.
 
@@ -77,6 +79,7 @@ def dense_reasons(
       overrides: mapping from glob patterns to sparsities, or None.
       masks: mapping from paths to masks, or None.
       include: glob pattern, or several, of weights that are no kernels.
+      pattern: see `choose_patterns`.
 
     Returns:
       A dict from paths to texts, of all weights that the plan leaves out and of those
@@ -85,6 +88,7 @@ def dense_reasons(
     paths = [kernel.path for kernel in maskable]
     included = matching(paths, include, "include") if include else set()
     source = masks if masks is not None else distribution
+    by_pattern = choose_patterns(maskable, pattern).dense()
 
     def reason(kernel: Kernel) -> str:
         path = kernel.path
@@ -95,7 +99,9 @@ def dense_reasons(
             return _by_type(kernel)
         if masks is not None:
             return "no mask was given"
-        if any(fnmatch.fnmatchcase(path, pattern) for pattern in overrides or ()):
+        if path in by_pattern:
+            return "its pattern is 'dense'"
+        if any(fnmatch.fnmatchcase(path, glob) for glob in overrides or ()):
             return "overridden to 0"
         if isinstance(distribution, Mapping):
             return f"{'0' if is_named else 'not'} in `distribution`"

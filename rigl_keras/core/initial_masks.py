@@ -12,11 +12,19 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.common.checks import call_problem, check_choice
-from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.core import distributions
+from rigl_keras.core.choosing import (
+    check_fits,
+    check_own_sparsity,
+    choose_patterns,
+    grouping_of,
+)
+from rigl_keras.core.grouped_selection import top_k_in_groups
+from rigl_keras.core.grouping import Grouping
 from rigl_keras.core.kernels import Kernel, matching
 from rigl_keras.core.masks import check_mask
-from rigl_keras.core.selection import random_mask, top_k_mask
+from rigl_keras.core.patterns import Pattern
 
 METHODS = ("random", "magnitude")
 
@@ -27,47 +35,95 @@ class InitialMask(NamedTuple):
     Attributes:
       sparsity: share of zeros, in [0, 1).
       mask: bool array of the kernel's shape.
+      pattern: the pattern that the mask has.
     """
 
     sparsity: float
     mask: np.ndarray
+    pattern: Pattern
 
 
 Plan = dict[str, InitialMask]
 
 
 def first_mask(
-    kernel: Kernel, sparsity: float, method: str = "random", *, seed: int, index: int
+    kernel: Kernel,
+    sparsity: float,
+    pattern: Pattern,
+    *,
+    method: str = "random",
+    seed: int,
+    index: int,
 ) -> np.ndarray:
     """Chooses which connections of one kernel exist at the start.
 
     Args:
       kernel: a `Kernel`; with "magnitude" its variable must have a value.
       sparsity: share of zeros, in [0, 1).
-      method: "random", or "magnitude" for the largest weights.
+      pattern: the pattern of its mask.
+      method: "random", or "magnitude" for the units of the largest weights.
       seed: int, for random masks.
       index: int, which kernel of the model or layer it is, so that no two draw alike.
 
     Returns:
-      A bool array with round((1 - sparsity) * size) True entries, at least 1.
+      A bool array. Of n units of each group of the pattern it has
+      round((1 - sparsity) * n), at least 1.
+
+    Raises:
+      ValueError: when the pattern sets another sparsity.
     """
-    shape = tuple(kernel.variable.shape)
-    count = distributions.active_count(int(np.prod(shape)), sparsity)
+    check_own_sparsity(kernel.path, pattern, sparsity)
+    grouping = grouping_of(kernel, pattern)
+    count = pattern.active_units(grouping.units, sparsity)
     # A layer may be built while a graph is being traced; its mask is no part of that.
     with tf.init_scope():
         if method == "magnitude":
             weights = tf.convert_to_tensor(compat.raw(kernel.variable))
-            return top_k_mask(tf.abs(weights), count).numpy()
-        return random_mask(shape, count, stateless_seed("mask", seed, index)).numpy()
+            scores = grouping.sums(tf.abs(weights))
+        else:
+            scores = _random_scores(grouping, stateless_seed("mask", seed, index))
+        everywhere = tf.ones_like(scores, tf.bool)
+        chosen = top_k_in_groups(scores, count, where=everywhere)
+        return grouping.spread(chosen).numpy()
+
+
+def shuffled_mask(mask: np.ndarray, grouping: Grouping, seed: tf.Tensor) -> np.ndarray:
+    """A mask whose units lie elsewhere at random, as many in each group as before.
+
+    Args:
+      mask: bool array of a kernel's shape, made of whole units.
+      grouping: the kernel's.
+      seed: stateless seed, int64 of shape [2].
+
+    Returns:
+      A bool array like `mask`.
+    """
+    present = grouping.present(tf.constant(mask))
+    if grouping.groups == 1:
+        flat = tf.reshape(present, [-1])
+        shuffled = tf.random.experimental.stateless_shuffle(flat, seed, alg=ALGORITHM)
+        return grouping.spread(shuffled).numpy()
+    counts = tf.math.count_nonzero(present, axis=1)
+    scores = _random_scores(grouping, seed)
+    chosen = top_k_in_groups(scores, counts, where=tf.ones_like(present))
+    return grouping.spread(chosen).numpy()
+
+
+def _random_scores(grouping: Grouping, seed: tf.Tensor) -> tf.Tensor:
+    shape = [grouping.groups, grouping.units]
+    return tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM
+    )
 
 
 def plan_masks(
     maskable: Sequence[Kernel],
-    sparsity: float,
+    sparsity: float | None,
     distribution: Any,
     *,
     overrides: Mapping[str, float] | None,
     include: str | Sequence[str],
+    pattern: Any,
     method: str,
     seed: int,
 ) -> Plan:
@@ -79,6 +135,7 @@ def plan_masks(
       distribution: a name, a function, or a mapping from paths to sparsities.
       overrides: mapping from glob patterns to sparsities, or None.
       include: glob pattern, or several, of weights that are no kernels.
+      pattern: see `choose_patterns`.
       method: one of `METHODS`.
       seed: int.
 
@@ -92,11 +149,30 @@ def plan_masks(
     check_choice("`method`", method, METHODS)
     named = distribution if isinstance(distribution, Mapping) else ()
     kernels = _candidates(maskable, include, named)
-    sparsities = _sparsities(kernels, sparsity, distribution, overrides=overrides)
+    if overrides is not None:
+        distributions.check_overrides(overrides)
+    choice = choose_patterns(kernels, pattern)
+    sparsity = choice.checked_sparsity(sparsity)
+    own = choice.own_sparsities() if sparsity > 0 else {}
+    sparsities = _sparsities(
+        kernels,
+        sparsity,
+        distribution,
+        overrides={**choice.dense(), **(overrides or {}), **own},
+    )
+    patterns = choice.of(sparsities)
     return {
         kernel.path: InitialMask(
             sparsities[kernel.path],
-            first_mask(kernel, sparsities[kernel.path], method, seed=seed, index=index),
+            first_mask(
+                kernel,
+                sparsities[kernel.path],
+                patterns[kernel.path],
+                method=method,
+                seed=seed,
+                index=index,
+            ),
+            patterns[kernel.path],
         )
         for index, kernel in enumerate(kernels)
         if kernel.path in sparsities
@@ -109,6 +185,7 @@ def given_masks(
     *,
     overrides: Mapping[str, float] | None,
     include: str | Sequence[str],
+    pattern: Any,
 ) -> Plan:
     """Plans the masks that a caller brings.
 
@@ -117,13 +194,14 @@ def given_masks(
       masks: mapping from paths to arrays of 0/1 or bool.
       overrides: refused, since the masks say everything.
       include: glob pattern, or several, of weights that are no kernels.
+      pattern: see `choose_patterns`.
 
     Returns:
       A `Plan`.
 
     Raises:
       ValueError: for what is no such mapping, an unknown path or a mask that does not
-        fit.
+        fit, or has not the pattern.
     """
     named = masks if isinstance(masks, Mapping) else ()
     kernels = _candidates(maskable, include, named)
@@ -140,8 +218,14 @@ def given_masks(
             f"`overrides`, got masks of {list(masks)} and overrides {overrides}."
         )
     checked = {path: check_mask(path, masks[path], shapes[path]) for path in masks}
+    patterns = choose_patterns(kernels, pattern).of(masks)
+    for kernel in kernels:
+        if kernel.path in checked:
+            own = patterns[kernel.path]
+            grouping = grouping_of(kernel, own)
+            check_fits(kernel.path, checked[kernel.path], own, grouping=grouping)
     return {
-        path: InitialMask(float(1 - mask.mean()), mask)
+        path: InitialMask(float(1 - mask.mean()), mask, patterns[path])
         for path, mask in checked.items()
     }
 
@@ -173,7 +257,7 @@ def _sparsities(
     sparsity: float,
     distribution: Any,
     *,
-    overrides: Mapping[str, float] | None,
+    overrides: Mapping[str, float],
 ) -> dict[str, float]:
     """The sparsity of each kernel that gets a mask, by path."""
     shapes = {kernel.path: kernel.connection_shape for kernel in kernels}

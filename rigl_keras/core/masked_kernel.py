@@ -7,7 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
+from rigl_keras.core.grouping import Grouping
 from rigl_keras.core.kernels import masked, read_mask
+from rigl_keras.core.pattern_kinds import UNSTRUCTURED
+from rigl_keras.core.patterns import Pattern
 
 
 class SparseKernel(NamedTuple):
@@ -20,6 +23,7 @@ class SparseKernel(NamedTuple):
         TFMOT's.
       in_axes: axes that count input units.
       out_axes: axes that count output units.
+      pattern: the `rigl_keras.patterns.Pattern` that its mask has.
     """
 
     path: str
@@ -27,6 +31,13 @@ class SparseKernel(NamedTuple):
     mask: Any
     in_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
+    pattern: Pattern = UNSTRUCTURED
+
+    @property
+    def grouping(self) -> Grouping:
+        """How the pattern groups its weights."""
+        shape = tuple(self.kernel.shape)
+        return self.pattern.grouping(shape, self.in_axes, self.out_axes)
 
     def __repr__(self) -> str:
         """Where it is and how sparse, instead of all its weights."""
@@ -34,6 +45,8 @@ class SparseKernel(NamedTuple):
         if tf.executing_eagerly():  # A graph does not know yet.
             zeros = 1 - np.mean(self.mask.numpy())
             text += f", sparsity={zeros:.6g}"
+        if self.pattern != UNSTRUCTURED:
+            text += f", pattern={self.pattern}"
         return f"{text})"
 
 
@@ -68,6 +81,7 @@ class TrainedKernel(Protocol):
       path: where the kernel is in the model, such as "conv1/kernel".
       shape: the dense shape, which mask, weights and dense gradient have too.
       axes: the axes of `shape` that count input units, and those that count outputs.
+      pattern: the pattern that the mask has, before and after every change.
       variable: the Keras variable that the optimizer is given a gradient for.
       gradient_variable: None where no gradient is kept; or the float32 variable of
         `shape` that holds it. Each replica has its own, and their sum is the dense
@@ -78,6 +92,7 @@ class TrainedKernel(Protocol):
     path: str
     shape: tuple[int, ...]
     axes: tuple[tuple[int, ...], tuple[int, ...]]
+    pattern: Pattern
     variable: Any
     gradient_variable: Any
 
@@ -127,6 +142,7 @@ class MaskedKernel:
         self.path = kernel.path
         self.shape = tuple(kernel.kernel.shape)
         self.axes = kernel.in_axes, kernel.out_axes
+        self.pattern = kernel.pattern
         self.variable = kernel.kernel
         self.gradient_variable: tf.Variable | None = None
         if keeps_gradient:

@@ -9,17 +9,26 @@ from tensorflow import keras
 
 from rigl_keras import compat
 from rigl_keras.core import kernels
+from rigl_keras.core.choosing import check_fits
 from rigl_keras.core.kernels import Kernel, masked
 from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
+from rigl_keras.core.pattern_kinds import UNSTRUCTURED
+from rigl_keras.core.patterns import Pattern
 from rigl_keras.core.tfmot_wrappers import pruned_weights
 
 
 class MaskConstraint(keras.constraints.Constraint):
-    """Keeps a kernel at exactly 0 off its mask, after the user's own constraint."""
+    """Keeps a kernel at exactly 0 off its mask, after the user's own constraint.
 
-    def __init__(self, mask: Any, inner: Any = None) -> None:
+    It also holds the pattern that the mask has.
+    """
+
+    def __init__(
+        self, mask: Any, inner: Any = None, pattern: Pattern = UNSTRUCTURED
+    ) -> None:
         self.mask = mask
         self.inner = inner
+        self.pattern = pattern
 
     def __repr__(self) -> str:
         """Of what shape the mask is, and the user's own constraint."""
@@ -55,6 +64,7 @@ def sparse_kernels(model: Any) -> list[SparseKernel]:
             masks[id(kernel.variable)],
             kernel.in_axes,
             kernel.out_axes,
+            getattr(kernel.variable.constraint, "pattern", UNSTRUCTURED),
         )
         for kernel in with_mask
     ]
@@ -167,9 +177,10 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
 
     Raises:
       ValueError: for what is no mapping, an unknown path, another shape, other values,
-        or a mask that leaves a kernel no weight.
+        a mask that leaves a kernel no weight, or one that has not the pattern of its
+        kernel.
     """
-    by_path = {kernel.path: MaskedKernel(kernel) for kernel in sparse_kernels(model)}
+    by_path = {kernel.path: kernel for kernel in sparse_kernels(model)}
     if not isinstance(masks, Mapping):
         raise ValueError(
             f"Expected `masks` to map some of {list(by_path)} to arrays, but got a "
@@ -181,12 +192,15 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
             f"Expected masks of the sparse kernels {list(by_path)}, got {unknown}."
         )
     valid = {
-        path: check_mask(path, mask, by_path[path].shape)
+        path: check_mask(path, mask, tuple(by_path[path].kernel.shape))
         for path, mask in masks.items()
     }
     for path, mask in valid.items():
         kernel = by_path[path]
-        kernel.assign(mask, masked(kernel.weights(), mask))
+        check_fits(path, mask, kernel.pattern, grouping=kernel.grouping)
+    for path, mask in valid.items():
+        stored = MaskedKernel(by_path[path])
+        stored.assign(mask, masked(stored.weights(), mask))
 
 
 def apply_masks(model: Any) -> None:
@@ -207,7 +221,8 @@ def apply_loaded_masks(layer: Any) -> None:
       layer: a built layer or model.
 
     Raises:
-      ValueError: when a mask leaves a weight no connection.
+      ValueError: when a mask leaves a weight no connection, or has not the pattern
+        that its layer has.
     """
     paths = {id(found.variable): found.path for found in kernels.find_maskable(layer)}
     for weight, mask in _weights_with_masks(layer):
@@ -219,6 +234,9 @@ def apply_loaded_masks(layer: Any) -> None:
                 "mask has at least one connection; or make a model with rigl_keras."
                 "sparsify anew."
             )
+    for kernel in sparse_kernels(layer):
+        mask = kernels.read_mask(compat.raw(kernel.mask)).numpy()
+        check_fits(kernel.path, mask, kernel.pattern, grouping=kernel.grouping)
     apply_masks(layer)
 
 

@@ -20,32 +20,11 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.common.seeding import ALGORITHM
+from rigl_keras.core.score_keys import BITS, COUNT, key_dtype, lowest, ordered_keys
 
-# Scores to select from, and how many bits each needs. Unsigned integers are left out:
-# no score is one.
-_BITS = {
-    tf.bfloat16: 16,
-    tf.float16: 16,
-    tf.float32: 32,
-    tf.float64: 64,
-    tf.int8: 8,
-    tf.int16: 16,
-    tf.int32: 32,
-    tf.int64: 64,
-}
-_INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
 _UNSIGNED = {tf.int32: tf.uint32, tf.int64: tf.uint64}
 # Bits of a digit: 2048 counts stay in a core's cache, and 32 bits have three digits.
 _DIGIT_BITS = 11
-# Bit pattern of +inf; every pattern above it is a NaN.
-_INFINITY = {
-    tf.bfloat16: 0x7F80,
-    tf.float16: 0x7C00,
-    tf.float32: 0x7F800000,
-    tf.float64: 0x7FF0000000000000,
-}
-# TensorFlow sums int64 on a GPU where the tensor lies, but copies int32 to the host.
-_COUNT = tf.int64
 
 
 def top_k_mask(scores: Any, k: Any, where: Any = None) -> tf.Tensor:
@@ -74,7 +53,7 @@ def top_k_mask(scores: Any, k: Any, where: Any = None) -> tf.Tensor:
         [0, n].
     """
     scores = tf.convert_to_tensor(scores)
-    if scores.dtype not in _BITS:
+    if scores.dtype not in BITS:
         raise TypeError(
             "Scores must be floating-point numbers or signed integers, got "
             f"{scores.dtype.name}; cast them first."
@@ -86,12 +65,12 @@ def top_k_mask(scores: Any, k: Any, where: Any = None) -> tf.Tensor:
             "`tf.ensure_shape`."
         )
     k = _checked_count(k, size)
-    bits = _BITS[scores.dtype]
-    keys = tf.reshape(_ordered_keys(scores, bits), [-1])
+    bits = BITS[scores.dtype]
+    keys = tf.reshape(ordered_keys(scores, bits), [-1])
     if where is not None:
         where = tf.reshape(_checked_where(where, scores.shape), [-1])
         # The lowest integer is a score like any other: the ties tell the two apart.
-        keys = tf.where(where, keys, tf.constant(_lowest(bits), keys.dtype))
+        keys = tf.where(where, keys, tf.constant(lowest(bits), keys.dtype))
 
     inputs = [keys, k] if where is None else [keys, k, where]
     choose = _chooser(bits, len(inputs) == 3, compat.needs_deterministic_ops())
@@ -128,7 +107,7 @@ def _checked_count(k: Any, size: int) -> tf.Tensor:
             raise TypeError(f"k must be an integer, got a tensor of {k.dtype.name}.")
         if k.shape.rank not in (0, None):
             raise ValueError(f"k must be a scalar, got a tensor of shape {k.shape}.")
-        return tf.clip_by_value(tf.cast(k, _COUNT), 0, size)
+        return tf.clip_by_value(tf.cast(k, COUNT), 0, size)
     if isinstance(k, bool):
         raise TypeError(f"k must be an integer, got {k!r}.")
     try:
@@ -137,7 +116,7 @@ def _checked_count(k: Any, size: int) -> tf.Tensor:
         raise TypeError(f"k must be an integer, got {k!r}; round it first.") from None
     if not 0 <= k <= size:
         raise ValueError(f"k must lie in [0, {size}], the number of scores, got {k}.")
-    return tf.constant(k, _COUNT)
+    return tf.constant(k, COUNT)
 
 
 def _checked_where(where: Any, shape: tf.TensorShape) -> tf.Tensor:
@@ -154,32 +133,6 @@ def _checked_where(where: Any, shape: tf.TensorShape) -> tf.Tensor:
     return where
 
 
-def _lowest(bits: int) -> int:
-    return -(2 ** (bits - 1))
-
-
-def _key_dtype(bits: int) -> tf.DType:
-    return tf.int64 if bits == 64 else tf.int32
-
-
-def _ordered_keys(scores: tf.Tensor, bits: int) -> tf.Tensor:
-    """Signed integers of `bits` bits that order like the scores, NaN lowest.
-
-    Only integer operations touch the bit patterns, because floating-point ones may take
-    subnormal numbers for zero. A pattern is a sign and a magnitude; as a two's
-    complement integer it orders like the number, and -0.0 and +0.0 coincide.
-    """
-    dtype = _key_dtype(bits)
-    if scores.dtype.is_integer:
-        return tf.cast(scores, dtype)
-    pattern = tf.cast(tf.bitcast(scores, _INTEGER[bits]), dtype)
-    magnitude = tf.bitwise.bitwise_and(pattern, tf.constant(-_lowest(bits) - 1, dtype))
-    keys = tf.where(pattern < 0, -magnitude, magnitude)
-    is_nan = magnitude > tf.constant(_INFINITY[scores.dtype], dtype)
-    # -inf is the lowest other key and lies well above this one.
-    return tf.where(is_nan, tf.constant(_lowest(bits), dtype), keys)
-
-
 @functools.cache
 def _chooser(bits: int, has_where: bool, on_host: bool) -> Callable[..., tf.Tensor]:
     """The selection from flat keys, as one graph for any number of them.
@@ -188,7 +141,7 @@ def _chooser(bits: int, has_where: bool, on_host: bool) -> Callable[..., tf.Tens
     here or by inlining, the first update takes several times as long, being traced and
     optimized: docs/performance.md.
     """
-    signature = [tf.TensorSpec([None], _key_dtype(bits)), tf.TensorSpec([], _COUNT)]
+    signature = [tf.TensorSpec([None], key_dtype(bits)), tf.TensorSpec([], COUNT)]
     if has_where:
         signature.append(tf.TensorSpec([None], tf.bool))
 
@@ -220,10 +173,10 @@ def _kth_largest(
       The key; how many keys equal it; and how many of those are among the k largest.
     """
     unsigned = _UNSIGNED[keys.dtype]
-    lowest = tf.bitcast(tf.constant(_lowest(bits), keys.dtype), unsigned)
+    least = tf.bitcast(tf.constant(lowest(bits), keys.dtype), unsigned)
     # The distance from the lowest integer orders as the key does. Differences wrap
     # around: what lies below the smallest comes out above all others.
-    distances = tf.bitcast(keys, unsigned) - lowest
+    distances = tf.bitcast(keys, unsigned) - least
     smallest = tf.zeros([], unsigned)  # of the distances with the digits found
     tie_count, bits_left = None, bits
     while bits_left:
@@ -231,12 +184,12 @@ def _kth_largest(
         bits_left -= width
         counts = _digit_counts(distances - smallest, width, bits_left, on_host=on_host)
         from_digit_on = tf.cumsum(counts, reverse=True)
-        digit = tf.math.count_nonzero(from_digit_on >= k, dtype=_COUNT) - 1
+        digit = tf.math.count_nonzero(from_digit_on >= k, dtype=COUNT) - 1
         # Not by `counts[digit]`, which XLA of TensorFlow 2.21 never finishes compiling.
         tie_count = tf.gather(counts, digit)
         k -= tf.gather(from_digit_on, digit) - tie_count
         smallest += tf.cast(digit, unsigned) * tf.constant(2**bits_left, unsigned)
-    return tf.bitcast(smallest + lowest, keys.dtype), tie_count, k
+    return tf.bitcast(smallest + least, keys.dtype), tie_count, k
 
 
 def _digit_counts(
@@ -267,7 +220,7 @@ def _digit_counts(
             size=size,
             weights=tf.zeros([0], tf.int32),
         )
-    return tf.cast(counts, _COUNT)
+    return tf.cast(counts, COUNT)
 
 
 def _first_ties(ties: tf.Tensor, k: tf.Tensor, where: tf.Tensor | None) -> tf.Tensor:
@@ -280,10 +233,10 @@ def _first_ties(ties: tf.Tensor, k: tf.Tensor, where: tf.Tensor | None) -> tf.Te
 
 def _count(condition: tf.Tensor) -> tf.Tensor:
     # Integers, because a float32 sum stops counting at 2**24.
-    return tf.reduce_sum(tf.cast(condition, _COUNT))
+    return tf.reduce_sum(tf.cast(condition, COUNT))
 
 
 def _first(condition: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """The k entries of lowest index among those where `condition` holds."""
-    earlier = tf.cumsum(tf.cast(condition, _COUNT), exclusive=True)
+    earlier = tf.cumsum(tf.cast(condition, COUNT), exclusive=True)
     return condition & (earlier < k)

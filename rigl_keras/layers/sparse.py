@@ -12,15 +12,22 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core import distributions, kernels
+from rigl_keras.core.choosing import (
+    DEFAULT_SPARSITY,
+    as_text,
+    checked_pattern,
+    choose_patterns,
+)
 from rigl_keras.core.initial_masks import first_mask
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import MaskConstraint, apply_loaded_masks, is_sparse
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
+from rigl_keras.layers.untracked import Untracked
 
 # Of the layer's config. Raise it when a config changes its meaning, and let
 # `Sparse.from_config` read the older ones; files without it are of version 0.
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 
 
 @compat.register_serializable
@@ -47,7 +54,8 @@ class Sparse(keras.layers.Wrapper):
       sparsity: share of zeros, in [0, 1). A float for every kernel, or a mapping from
         paths below the layer ("kernel" for a Dense layer) to the sparsity of each
         kernel; kernels it leaves out stay dense. It may also name other weights of rank
-        2 or more, such as "embeddings" or "depthwise_kernel", but no biases.
+        2 or more, such as "embeddings" or "depthwise_kernel", but no biases. None for
+        0.9, or what the pattern sets.
       initializer: None keeps the layer's own values on the mask; "unit_scaled" (He for
         each neuron's own fan-in) or "layer_scaled" (He for the layer's mean fan-in); or
         a function `(mask, in_axes, out_axes, seed) -> values`. A function is not part
@@ -55,12 +63,14 @@ class Sparse(keras.layers.Wrapper):
         Embeddings, which have no fan-in, keep theirs.
       seed: int, for the random mask and the initializer. None draws one from NumPy's
         global generator, which `keras.utils.set_random_seed` sets.
+      pattern: how the weights that exist lie in each kernel, see `sparsify`; paths are
+        those below the layer.
       **kwargs: of `keras.layers.Layer`, such as `name`.
 
     Raises:
       TypeError: when `layer` is no layer of the Keras in use.
       ValueError: when an argument is out of range; when the layer, once built, has no
-        kernel, or one that is already sparse.
+        kernel, one that is already sparse, or one that the pattern does not suit.
 
     Source: Evci et al. 2022, section 3.
     """
@@ -68,7 +78,16 @@ class Sparse(keras.layers.Wrapper):
     # Masks are addressed as if the wrapper were not there.
     path_name = ""
 
-    def __init__(self, layer, sparsity=0.9, initializer=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        layer,
+        sparsity=None,
+        initializer=None,
+        seed=None,
+        *,
+        pattern=None,
+        **kwargs,
+    ):
         compat.check_layer(layer, "a layer or model for Sparse to wrap")
         if any(isinstance(child, Sparse) for child, _ in kernels.walk(layer)):
             raise ValueError(
@@ -87,13 +106,16 @@ class Sparse(keras.layers.Wrapper):
         kwargs.setdefault("trainable", layer.trainable)
         # The wrapped layer casts its inputs as its own dtype policy says.
         super().__init__(layer, autocast=False, **kwargs)
+        self._pattern = Untracked({"pattern": as_text(checked_pattern(pattern))})
+        if sparsity is None and pattern is None:
+            sparsity = DEFAULT_SPARSITY
         self.sparsity = _checked_sparsity(sparsity)
         self.initializer = initializer
         self.seed = int(np.random.randint(2**31) if seed is None else seed)
         self.supports_masking = layer.supports_masking
         self._first_call: Any = None
         self._built_by_call = False
-        self._planned_masks: Any = _Untracked({})
+        self._planned_masks: Any = Untracked({})
         self._mask_count = 0
         self._after_loading = compat.AfterLoading(self.finalize_state)
 
@@ -103,6 +125,14 @@ class Sparse(keras.layers.Wrapper):
             f"<Sparse name={self.name}, layer={type(self.layer).__name__} "
             f"{self.layer.name!r}, sparsity={self.sparsity!r}, built={self.built}>"
         )
+
+    @property
+    def pattern(self):
+        """How the weights that exist lie in each kernel: a text, or lists and a dict.
+
+        See `rigl_keras.patterns.from_text`.
+        """
+        return self._pattern["pattern"]
 
     @property
     def sparse_masks(self):
@@ -115,23 +145,28 @@ class Sparse(keras.layers.Wrapper):
         Args:
           masks: mapping from paths below the layer to bool arrays.
         """
-        self._planned_masks = _Untracked(masks)
+        self._planned_masks = Untracked(masks)
 
     def build(self, input_shape=None):
         """Builds the wrapped layer, adds the masks and zeroes what they exclude."""
         self._build_layer(input_shape)
-        maskable = kernels.find_maskable(self.layer)
-        sparsities = self._sparsity_by_path(maskable)
-        chosen = [kernel for kernel in maskable if kernel.path in sparsities]
-        for index, kernel in enumerate(chosen):
+        chosen = self._chosen(kernels.find_maskable(self.layer))
+        choice = choose_patterns(chosen, self.pattern)
+        sparsities = self._sparsity_by_path(choice)
+        patterns = choice.of(sparsities)
+        sparse = [kernel for kernel in chosen if kernel.path in sparsities]
+        for index, kernel in enumerate(sparse):
             kernels.check_effective(kernel)
+            pattern = patterns[kernel.path]
             mask = self._planned_masks.get(kernel.path)
             if mask is None:
                 sparsity = sparsities[kernel.path]
-                mask = first_mask(kernel, sparsity, seed=self.seed, index=index)
-            self._add_mask(index, kernel, mask)
+                mask = first_mask(
+                    kernel, sparsity, pattern, seed=self.seed, index=index
+                )
+            self._add_mask(index, kernel, mask, pattern=pattern)
             self._mask_initial_value(index, kernel, mask)
-        self._mask_count = len(chosen)
+        self._mask_count = len(sparse)
         self.built = True
 
     def _build_layer(self, input_shape):
@@ -156,9 +191,9 @@ class Sparse(keras.layers.Wrapper):
         built = all(child.built for child, _ in kernels.walk(self.layer))
         return built and bool(kernels.find_maskable(self.layer))
 
-    def _sparsity_by_path(self, maskable):
-        paths = [kernel.path for kernel in maskable if kernel.is_kernel]
-        if not isinstance(self.sparsity, float):
+    def _chosen(self, maskable):
+        """The weights that are to be sparse, if their pattern does not leave them."""
+        if isinstance(self.sparsity, Untracked):
             known = [kernel.path for kernel in maskable]
             unknown = sorted(set(self.sparsity) - set(known))
             if unknown:
@@ -166,8 +201,9 @@ class Sparse(keras.layers.Wrapper):
                     f"`sparsity` names weights that layer {self.layer.name!r} does not "
                     f"have: {unknown}. Those that can be sparse are {known}."
                 )
-            return self.sparsity
-        if not paths:
+            return [kernel for kernel in maskable if kernel.path in self.sparsity]
+        chosen = [kernel for kernel in maskable if kernel.is_kernel]
+        if not chosen:
             raise ValueError(
                 f"Layer {self.layer.name!r} ({type(self.layer).__name__}) has nothing "
                 "to make sparse: no weight named '...kernel' of rank 2 or more. Wrap "
@@ -175,9 +211,23 @@ class Sparse(keras.layers.Wrapper):
                 "`sparsity`, name other weights of rank 2 or more, such as "
                 "{'embeddings': 0.9}."
             )
-        return dict.fromkeys(paths, self.sparsity)
+        return chosen
 
-    def _add_mask(self, index, kernel, values):
+    def _sparsity_by_path(self, choice):
+        if isinstance(self.sparsity, Untracked):
+            return self.sparsity
+        sparsity = choice.checked_sparsity(self.sparsity)
+        own = choice.own_sparsities() if sparsity > 0 else {}
+        sparsities = {path: own.get(path, sparsity) for path in choice.patterns}
+        sparse = {k: v for k, v in sparsities.items() if k not in choice.dense()}
+        if not sparse:
+            raise ValueError(
+                f"The pattern {self.pattern!r} leaves every kernel of layer "
+                f"{self.layer.name!r} dense. Leave the layer as it is."
+            )
+        return sparse
+
+    def _add_mask(self, index, kernel, values, *, pattern):
         variable = kernel.variable
         if isinstance(variable.constraint, MaskConstraint):
             raise ValueError(
@@ -193,7 +243,8 @@ class Sparse(keras.layers.Wrapper):
         )
         # An attribute each: Keras 3 leaves lists out of tf.train.Checkpoint.
         setattr(self, f"mask_{index}", mask)
-        compat.set_constraint(variable, MaskConstraint(mask, variable.constraint))
+        constraint = MaskConstraint(mask, variable.constraint, pattern)
+        compat.set_constraint(variable, constraint)
 
     def _mask_initial_value(self, index, kernel, mask):
         def first_value(value):
@@ -278,9 +329,9 @@ class Sparse(keras.layers.Wrapper):
         old_masks = [id(mask) for mask in masks]
         own = dict(zip(old_masks, self.sparse_masks, strict=True))
         for weight in filter(is_sparse, compat.weights(self.layer)):
-            mask, inner = weight.constraint.mask, weight.constraint.inner
-            if id(mask) in own:
-                constraint = MaskConstraint(own[id(mask)], inner)
+            old = weight.constraint
+            if id(old.mask) in own:
+                constraint = MaskConstraint(own[id(old.mask)], old.inner, old.pattern)
                 compat.set_constraint(weight, constraint)
 
     def get_build_config(self):
@@ -291,10 +342,16 @@ class Sparse(keras.layers.Wrapper):
     def get_config(self):
         """The layer's config; a function as initializer is not part of it."""
         sparsity = self.sparsity
-        if not isinstance(sparsity, float):
+        if isinstance(sparsity, Untracked):
             sparsity = dict(sparsity)
-        name = self.initializer if isinstance(self.initializer, str) else None
-        config = {"sparsity": sparsity, "initializer": name, "seed": self.seed}
+        config = {
+            "sparsity": sparsity,
+            "initializer": self.initializer
+            if isinstance(self.initializer, str)
+            else None,
+            "seed": self.seed,
+            "pattern": self.pattern,
+        }
         return {**super().get_config(), **config, "version": CONFIG_VERSION}
 
     @classmethod
@@ -316,31 +373,11 @@ class Sparse(keras.layers.Wrapper):
         return cls(layer, **config)
 
 
-class _Untracked(collections.abc.Mapping):
-    """A mapping that stays as it is, and is copied with its layer.
-
-    Keras would track the arrays in a plain dict.
-    """
-
-    def __init__(self, items):
-        self._items = tuple(dict(items).items())
-
-    def __getitem__(self, key):
-        return dict(self._items)[key]
-
-    def __iter__(self):
-        return iter(dict(self._items))
-
-    def __len__(self):
-        return len(self._items)
-
-    def __repr__(self):
-        return repr(dict(self._items))
-
-
 def _checked_sparsity(sparsity):
+    if sparsity is None:  # what the pattern sets
+        return None
     if isinstance(sparsity, collections.abc.Mapping):
-        return _Untracked(
+        return Untracked(
             {
                 path: distributions.check_sparsity(value, f"`sparsity` of {path!r}")
                 for path, value in sparsity.items()

@@ -14,6 +14,8 @@ from rigl_keras.common.checks import check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
 from rigl_keras.core import distributions, initializers, kernels
+from rigl_keras.core.choosing import checked_pattern, choose_patterns, grouping_of
+from rigl_keras.core.initial_masks import shuffled_mask
 from rigl_keras.core.masks import apply_masks
 from rigl_keras.program import files
 from rigl_keras.program.checkpoints import MASK, SavedModel, named_variables
@@ -53,11 +55,15 @@ class MaskConfig:
         network.
       distribution: "uniform", "er", "erk", or a dict from kernels' paths to sparsities.
       overrides: dict from glob patterns on paths to sparsities, 0 for dense, or None.
+      pattern: how the weights that exist lie in each kernel, of pruned masks and those
+        of `network.mask_init_path` too; a text such as "blocks(16, 1)", or lists and
+        dicts of them, see `sparsify`; None for anywhere.
     """
 
     sparsity: float | None = None
     distribution: Any = "erk"
     overrides: dict | None = None
+    pattern: Any = None
 
     def __post_init__(self):
         """Refuses what is out of range.
@@ -68,6 +74,7 @@ class MaskConfig:
         """
         if self.sparsity is not None:
             distributions.check_sparsity(self.sparsity, "masks.sparsity")
+        checked_pattern(self.pattern)
         if self.overrides is not None:
             distributions.check_overrides(self.overrides, "masks.overrides")
             for pattern, sparsity in self.overrides.items():
@@ -156,6 +163,7 @@ def _masked(model, config, seeds, *, is_pruned, is_scratch):
     _check_mask_settings(masks, config.mask_init_path, config.shuffle_mask)
     options = {
         "initializer": _initializer(config),
+        "pattern": masks.pattern,
         "seed": seeds.mask_seed,
         "init_seed": seeds.init_seed,
         "verbose": False,
@@ -168,7 +176,7 @@ def _masked(model, config, seeds, *, is_pruned, is_scratch):
             _check_other_init(saved.path, seeds)
         given = _masks_of(saved, model, left_dense)
         if config.shuffle_mask:
-            given = _shuffled(given, seeds.mask_seed)
+            given = _shuffled(given, model, masks.pattern, seed=seeds.mask_seed)
         return convert.sparsify(model, masks=given, **options)
     if masks.sparsity is not None or is_pruned:
         return convert.sparsify(
@@ -351,16 +359,18 @@ def _check_match(checkpoint, model):
             )
 
 
-def _shuffled(masks, seed):
-    def shuffled(index, mask):
-        order = stateless_seed("shuffle mask", seed, index)
-        flat = tf.random.experimental.stateless_shuffle(
-            tf.reshape(mask, [-1]), order, alg=ALGORITHM
-        )
-        return flat.numpy().reshape(mask.shape)
-
+def _shuffled(masks, model, pattern, *, seed):
+    """The masks with their units elsewhere, at random."""
+    masked = [kernel for kernel in kernels.find_kernels(model) if kernel.path in masks]
+    patterns = choose_patterns(masked, pattern).of(masks)
+    groupings = {
+        kernel.path: grouping_of(kernel, patterns[kernel.path]) for kernel in masked
+    }
     return {
-        path: shuffled(index, mask) for index, (path, mask) in enumerate(masks.items())
+        path: shuffled_mask(
+            mask, groupings[path], stateless_seed("shuffle mask", seed, index)
+        )
+        for index, (path, mask) in enumerate(masks.items())
     }
 
 

@@ -166,6 +166,8 @@ class MaskUpdate:
             updated.kernel.mask(),
             gradient,
             stateless_seed(self._updater.name, self._seed, updated.place, step=step),
+            pattern=updated.kernel.pattern,
+            axes=updated.kernel.axes,
         )
 
     def _can_use_xla(self, model: Any) -> bool:

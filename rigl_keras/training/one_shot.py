@@ -86,6 +86,8 @@ def _states(
             mask=kernel.mask(),
             gradient=gradient if pruner.needs_gradient else None,
             hessian_gradient=product,
+            pattern=kernel.pattern,
+            axes=kernel.axes,
         )
         for kernel, gradient, product in zip(kernels, gradients, products, strict=True)
     ]

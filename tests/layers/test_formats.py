@@ -96,7 +96,10 @@ def test_a_config_of_a_version_to_come_is_refused():
 
 @pytest.mark.parametrize("version", range(CONFIG_VERSION + 1))
 def test_files_of_all_versions_are_loaded_and_train_on(version):
-    """Made by `image_net`, 75 % sparse, when the version was current; never anew."""
+    """Made by `image_net`, 75 % sparse, when the version was current; never anew.
+
+    From version 2 on the second kernel is sparse in blocks of 4 inputs.
+    """
     name = "keras3" if tiny.IS_KERAS_3 else "keras2"
     model = keras.models.load_model(FILES / f"sparse_v{version}_{name}.keras")
     masks = rigl_keras.get_masks(model)
@@ -104,6 +107,9 @@ def test_files_of_all_versions_are_loaded_and_train_on(version):
         "conv/kernel": 18,
         "out/kernel": 216,
     }
+    patterns = [str(kernel.pattern) for kernel in rigl_keras.sparse_kernels(model)]
+    second = "unstructured" if version < 2 else "blocks(4, 1)"
+    assert patterns == ["unstructured", second]
     tiny.assert_zero_off_masks(model)
     assert all(kernel.any() for kernel in tiny.weights(model).values())
     assert int(model.optimizer.iterations.numpy()) == 4

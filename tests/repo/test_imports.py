@@ -47,6 +47,7 @@ FACES = {
     "init_utils",
     "mask_updaters",
     "metainit",
+    "patterns",
     "schedules",
     "selection",
 }

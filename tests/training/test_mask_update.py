@@ -23,6 +23,7 @@ class WithoutZeros:
     """A `TrainedKernel` that stores the weights of existing connections alone."""
 
     axes = ((0,), (1,))
+    pattern = rigl_keras.patterns.Unstructured()
 
     def __init__(self, kernel, gradient):
         self.path, self.shape = kernel.path, kernel.shape

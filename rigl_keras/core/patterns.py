@@ -1,0 +1,296 @@
+"""Patterns: which weights of a kernel exist or vanish together, and how they spread.
+
+A pattern is a reshape. It arranges a kernel's weights in groups of units, each of some
+elements: a unit exists as a whole or not at all, and a mask update leaves every group
+the number of units that it has. Algorithms know nothing of it: the score of a unit is
+the sum over its elements.
+"""
+
+import abc
+import ast
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from rigl_keras.core import distributions
+from rigl_keras.core.grouping import Grouping, Layout
+
+_PATTERNS: dict[str, type["Pattern"]] = {}
+_Class = TypeVar("_Class", bound=type["Pattern"])
+
+
+class Pattern(abc.ABC):
+    """How the weights of a kernel form units, and the units groups.
+
+    A subclass defines `layout`. Make it a frozen dataclass, so that equal patterns
+    compare equal and its arguments stand in files, and register it by a name:
+
+        @rigl_keras.patterns.register
+        @dataclasses.dataclass(frozen=True)
+        class InputChannels(rigl_keras.patterns.Pattern):
+            name = "input_channels"
+
+            def layout(self, taps, inputs, outputs):
+                return rigl_keras.patterns.Layout(
+                    shape=(taps, inputs, outputs), groups=(), units=(1,)
+                )
+
+    Attributes of the class:
+      name: what text and files call the pattern.
+    """
+
+    name = ""
+
+    @abc.abstractmethod
+    def layout(self, taps: int, inputs: int, outputs: int) -> Layout:
+        """How a kernel of shape [taps, inputs, outputs] is grouped.
+
+        Args:
+          taps: positions of a convolution's kernel, such as 9 of a 3×3 one; 1 of Dense.
+          inputs: input units or channels, joint where a kernel has several such axes.
+          outputs: output units or channels, likewise.
+
+        Returns:
+          A `Layout`.
+
+        Raises:
+          ValueError: when the pattern does not suit such a kernel, saying why.
+        """
+
+    def grouping(
+        self,
+        shape: Sequence[int],
+        in_axes: Sequence[int],
+        out_axes: Sequence[int],
+    ) -> Grouping:
+        """The groups and units of a kernel.
+
+        Args:
+          shape: the kernel's.
+          in_axes: its axes that count input units.
+          out_axes: its axes that count output units. All others are taps.
+
+        Returns:
+          A `Grouping`.
+
+        Raises:
+          ValueError: when the pattern does not suit the kernel, saying why.
+        """
+        connected = (*in_axes, *out_axes)
+        taps = [axis for axis in range(len(shape)) if axis not in connected]
+        sizes = [
+            int(np.prod([shape[axis] for axis in axes]))
+            for axes in (taps, in_axes, out_axes)
+        ]
+        layout = self.layout(*sizes)
+        _check_layout(self, layout, sizes)
+        return Grouping(shape, [*taps, *connected], layout)
+
+    @property
+    def own_sparsity(self) -> float | None:
+        """The sparsity that the pattern sets by itself; None where any may be asked."""
+        return None
+
+    def active_units(self, units: int, sparsity: float) -> int:
+        """How many units of a group exist at a sparsity.
+
+        Args:
+          units: int, how many units a group has.
+          sparsity: share of zeros, in [0, 1).
+
+        Returns:
+          An int in [1, units]: the density times units, rounded.
+        """
+        return distributions.active_count(units, sparsity)
+
+    def least_units(self, units: int) -> int:
+        """How many units of a group no pruning removes.
+
+        Args:
+          units: int, how many units a group has.
+        """
+        return 1
+
+    def new_counts(
+        self, counts: tf.Tensor, salient: tf.Tensor | None, units: int
+    ) -> tf.Tensor:
+        """How many units each group is to have after a mask update.
+
+        Args:
+          counts: integers of shape [groups], how many each has before it.
+          salient: where `redistributes` is True, how many units of each group are among
+            the best of the kernel; None elsewhere.
+          units: int, how many units a group has.
+
+        Returns:
+          A tensor like `counts`, of the same sum.
+        """
+        return counts
+
+    @property
+    def redistributes(self) -> bool:
+        """Whether `new_counts` changes the counts of groups."""
+        return False
+
+    def check_counts(self, counts: np.ndarray, units: int) -> None:
+        """Refuses a mask whose groups have numbers of units that do not suit.
+
+        Args:
+          counts: array of shape [groups], how many units of each exist.
+          units: int, how many units a group has.
+
+        Raises:
+          ValueError: saying what was expected.
+        """
+        if counts.min() != counts.max():
+            raise ValueError(
+                f"all {counts.size} groups of {units} to have equally many, but "
+                f"they have {counts.min()} to {counts.max()}"
+            )
+
+    def __str__(self) -> str:
+        """What `from_text` reads, such as "blocks(16, 1)"."""
+        values = list(_arguments(self).values())
+        while values and not values[-1]:
+            values.pop()
+        text = ", ".join(map(repr, values))
+        return f"{self.name or type(self).__name__}({text})" if text else self.name
+
+
+def register(pattern: _Class) -> _Class:
+    """Makes a pattern known by its `name`; a decorator of classes.
+
+    Args:
+      pattern: a subclass of `Pattern`, a dataclass with a `name` of its own. A class
+        that is defined again, as a notebook's cell does, replaces itself.
+
+    Returns:
+      The class.
+
+    Raises:
+      TypeError: for what is no such subclass.
+      ValueError: when it has no name, or another pattern has that name.
+    """
+    if not (isinstance(pattern, type) and issubclass(pattern, Pattern)):
+        raise TypeError(f"Expected a subclass of Pattern to register, got {pattern!r}.")
+    name = pattern.name
+    if not name.isidentifier():
+        raise ValueError(
+            f"{pattern.__name__} has no name to be registered by: give the class the "
+            f"attribute `name`, such as 'my_pattern'; it is {name!r}."
+        )
+    known = _PATTERNS.get(name, pattern)
+    if _identity(known) != _identity(pattern):
+        raise ValueError(
+            f"{_identity(known)} is registered as {name!r} already, so "
+            f"{_identity(pattern)} needs another `name`."
+        )
+    _PATTERNS[name] = pattern
+    return pattern
+
+
+def named() -> dict[str, type[Pattern]]:
+    """The registered patterns, a dict from names to classes."""
+    return dict(_PATTERNS)
+
+
+def _identity(pattern: type[Pattern]) -> str:
+    return f"{pattern.__module__}.{pattern.__qualname__}"
+
+
+def to_text(pattern: Pattern) -> str:
+    """The text by which `from_text` finds a pattern again.
+
+    Args:
+      pattern: a `Pattern` of a registered class.
+
+    Returns:
+      Such as "blocks(16, 1)".
+
+    Raises:
+      ValueError: when the class is not registered.
+    """
+    cls = type(pattern)
+    known = _PATTERNS.get(pattern.name)
+    if known is None or _identity(known) != _identity(cls):
+        raise ValueError(
+            f"{cls.__name__} is not registered, so no file could say which pattern it "
+            "is. Put @rigl_keras.patterns.register before the class, and give it a "
+            "`name` of its own."
+        )
+    return str(pattern)
+
+
+def from_text(text: str) -> Pattern:
+    """The pattern that a text stands for.
+
+    Args:
+      text: the name of a registered pattern, with its arguments as in a call where it
+        has some: "unstructured", "blocks(16, 1)", "blocks(16, balanced='inputs')",
+        "n_of_m(2, 4)", "constant_fan_in".
+
+    Returns:
+      A `Pattern`.
+
+    Raises:
+      ValueError: for anything else.
+
+    Example:
+      rigl_keras.patterns.from_text("n_of_m(2, 4)") == rigl_keras.patterns.NOfM(2, 4)
+    """
+    name, positional, named_arguments = _parsed(text)
+    if name not in _PATTERNS:
+        raise ValueError(
+            f"Expected the name of a pattern, one of {list(_PATTERNS)}, with its "
+            f"arguments, such as 'blocks(16, 1)', got {text!r}."
+        )
+    try:
+        return _PATTERNS[name](*positional, **named_arguments)
+    except TypeError as error:
+        raise ValueError(f"{text!r} makes no pattern: {error}.") from None
+
+
+def _parsed(text: str) -> tuple[str | None, list[Any], dict[str, Any]]:
+    """The name and the arguments of a call in a text; None for what is no call."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Name):
+            return call.id, [], {}
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            return None, [], {}
+        positional = [ast.literal_eval(argument) for argument in call.args]
+        named_arguments = {
+            str(keyword.arg): ast.literal_eval(keyword.value)
+            for keyword in call.keywords
+        }
+    except (SyntaxError, ValueError):
+        return None, [], {}
+    return call.func.id, positional, named_arguments
+
+
+def _arguments(pattern: Pattern) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(pattern):
+        return {}
+    return {
+        field.name: getattr(pattern, field.name)
+        for field in dataclasses.fields(pattern)
+    }
+
+
+def _check_layout(pattern: Pattern, layout: Layout, sizes: Sequence[int]) -> None:
+    """Refuses the layout of a pattern of a user's that does not arrange the kernel."""
+    axes = (*layout.groups, *layout.units)
+    is_arranged = (
+        np.prod(layout.shape) == np.prod(sizes)
+        and len(set(axes)) == len(axes)
+        and all(0 <= axis < len(layout.shape) for axis in axes)
+    )
+    if not is_arranged:
+        raise ValueError(
+            f"{type(pattern).__name__}.layout returns {layout}, which does not arrange "
+            f"a kernel of [taps, inputs, outputs] = {list(sizes)}: the product of "
+            "`shape` has to be theirs, and `groups` and `units` different axes of it"
+        )
