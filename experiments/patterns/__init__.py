@@ -1,0 +1,1 @@
+"""Which pattern of sparsity costs how much accuracy, on MNIST."""
