@@ -5,7 +5,7 @@ A new algorithm is a subclass of `MaskUpdater`, which replaces connections, or o
 and which of equal ones, is decided here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -15,6 +15,7 @@ from rigl_keras.common.seeding import ALGORITHM
 from rigl_keras.common.shown import ShowsArguments
 from rigl_keras.core.grouped_selection import top_k_in_groups
 from rigl_keras.core.grouping import Grouping
+from rigl_keras.core.masked_kernel import TrainedKernel
 from rigl_keras.core.masked_kernel import surviving as surviving
 from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.core.patterns import Pattern
@@ -185,6 +186,14 @@ class Pruner(ShowsArguments):
         check_choice("`ranking`", ranking, RANKINGS)
         self._ranking = ranking
 
+    @property
+    def is_global(self) -> bool:
+        """Whether it ranks the units of all kernels together.
+
+        Kernels are to pass `check_global_ranking` then.
+        """
+        return self._ranking == "global"
+
     def keep_scores(self, state: KernelState) -> tf.Tensor:
         """Scores of the existing connections; the highest are kept.
 
@@ -208,27 +217,17 @@ class Pruner(ShowsArguments):
           arithmetic, half to even, are kept, at least one, and no more than there were.
           Ties go to the lower index, NaN ranks last.
 
-        Raises:
-          ValueError: for the ranking "global", where kernels have patterns of several
-            groups, or of units of different sizes.
-
         Source: Zhu & Gupta 2018, "To prune, or not to prune"; counts as in TensorFlow
         Model Optimization 0.8.1.
         """
         scores = [state.grouping.sums(self.keep_scores(state)) for state in states]
         units = [state.grouping.present(state.mask) for state in states]
-        if self._ranking == "layer":
+        if not self.is_global:
             kept = [
                 _kept_in_groups(state, score, exists, sparsity=sparsity)
                 for state, score, exists in zip(states, scores, units, strict=True)
             ]
         else:
-            check_global_ranking(
-                {
-                    f"kernel {index}": (state.pattern, state.grouping)
-                    for index, state in enumerate(states)
-                }
-            )
             # One of each kernel first, so that none is left without.
             score, exists = _joined(scores, units)
             kept = _split(_kept(score, exists, sparsity, least=len(units)), units)
@@ -238,28 +237,30 @@ class Pruner(ShowsArguments):
         ]
 
 
-def check_global_ranking(kernels: Mapping[str, tuple[Pattern, Grouping]]) -> None:
+def check_global_ranking(kernels: Sequence[TrainedKernel]) -> None:
     """Refuses kernels whose units cannot be ranked together.
 
     Args:
-      kernels: what each is called, its pattern and grouping.
+      kernels: theirs.
 
     Raises:
       ValueError: naming those whose pattern has several groups; or where units have
         different sizes.
     """
-    grouped = [
-        f"{name} ({pattern})"
-        for name, (pattern, grouping) in kernels.items()
-        if grouping.groups > 1
-    ]
-    sizes = {grouping.elements for _, grouping in kernels.values()}
+    groupings = {
+        f"{kernel.path} ({kernel.pattern})": kernel.pattern.grouping(
+            kernel.shape, *kernel.axes
+        )
+        for kernel in kernels
+    }
+    grouped = [name for name, grouping in groupings.items() if grouping.groups > 1]
     if grouped:
         raise ValueError(
             "The ranking 'global' decides how many weights each kernel keeps, and the "
             "patterns of these give every group of a kernel equally many: "
             f"{', '.join(grouped)}. Use ranking='layer'."
         )
+    sizes = {grouping.elements for grouping in groupings.values()}
     if len(sizes) > 1:
         raise ValueError(
             "The ranking 'global' compares units of all kernels, but the patterns here "

@@ -227,8 +227,8 @@ def check_own_sparsity(
     if own is None or sparsity == 0 or abs(sparsity - own) < 1e-6:
         return
     raise ValueError(
-        f"Expected {name}={own:g} of {path!r}, whose pattern {pattern} sets it, got "
-        f"{sparsity:g}. Leave it out, or use another pattern."
+        f"Expected {name} {own:g} of {path!r}, whose pattern {pattern} sets it, got "
+        f"{sparsity:g}. Give {own:g}, or use another pattern."
     )
 
 

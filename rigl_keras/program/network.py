@@ -1,7 +1,6 @@
 """The network of a training run as gin describes it: shape, masks, initial weights."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,16 @@ from rigl_keras.common.checks import check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
 from rigl_keras.core import distributions, initializers, kernels
-from rigl_keras.core.choosing import checked_pattern, choose_patterns, grouping_of
-from rigl_keras.core.initial_masks import shuffled_mask
+from rigl_keras.core.choosing import checked_pattern
 from rigl_keras.core.masks import apply_masks
-from rigl_keras.program import files
 from rigl_keras.program.checkpoints import MASK, SavedModel, named_variables
-from rigl_keras.program.files import RUN_FILE
+from rigl_keras.program.given_masks import (
+    check_match,
+    check_other_init,
+    check_pattern_is_said,
+    masks_of,
+    shuffled,
+)
 
 _NETWORKS = {
     name: gin.external_configurable(
@@ -173,10 +176,11 @@ def _masked(model, config, seeds, *, is_pruned, is_scratch):
         saved = SavedModel.of(config.mask_init_path)
         is_new = config.weight_init_path is None and not config.allow_same_init
         if is_new and is_scratch:
-            _check_other_init(saved.path, seeds)
-        given = _masks_of(saved, model, left_dense)
+            check_other_init(saved.path, seeds)
+        check_pattern_is_said(masks.pattern, saved.path)
+        given = masks_of(saved, model, left_dense)
         if config.shuffle_mask:
-            given = _shuffled(given, model, masks.pattern, seed=seeds.mask_seed)
+            given = shuffled(given, model, masks.pattern, seed=seeds.mask_seed)
         return convert.sparsify(model, masks=given, **options)
     if masks.sparsity is not None or is_pruned:
         return convert.sparsify(
@@ -293,90 +297,9 @@ def _left_dense(model, pruned_layer_types):
     ]
 
 
-def _check_other_init(mask_init_path, seeds):
-    """Refuses the init seed of the run that the masks come from.
-
-    Raises:
-      ValueError: when this run would begin with that run's initial weights.
-    """
-    folder = os.path.dirname(mask_init_path) or "."
-    parent = files.read_json(os.path.join(folder, RUN_FILE))
-    if parent is not None and parent["seeds"]["init_seed"] == seeds.init_seed:
-        raise ValueError(
-            f"The run in {folder}, whose masks network.mask_init_path takes, drew its "
-            f"initial weights by init_seed {seeds.init_seed}, and so would this one: "
-            "training from scratch would be training the lottery ticket. Use another "
-            "--seed or seeds.init_seed, or set network.allow_same_init=True."
-        )
-
-
-def _masks_of(checkpoint, model, left_dense):
-    """The masks in a checkpoint of a network like this one, by the kernels' paths."""
-    _check_match(checkpoint, model)
-    masks = checkpoint.masks
-    if not masks:
-        raise ValueError(
-            f"Checkpoint {checkpoint.path} is of a dense network and has no masks. "
-            "Give one of a sparse or pruned network as network.mask_init_path."
-        )
-    extra = [path for path in masks if path in left_dense]
-    if extra:
-        raise ValueError(
-            f"Checkpoint {checkpoint.path} has a mask for {extra[0]}, which "
-            "network.pruned_layer_types leaves dense here."
-        )
-    return {
-        kernel.path: masks[kernel.path]
-        for kernel in kernels.find_kernels(model)
-        if kernel.path in masks
-    }
-
-
-def _check_match(checkpoint, model):
-    """Refuses the checkpoint of another network.
-
-    Raises:
-      ValueError: naming the first kernel, or else other variable, that differs.
-    """
-    here = {
-        name: tuple(variable.shape)
-        for name, variable in named_variables(model).items()
-        if not name.endswith(MASK)
-    }
-    there = {
-        name: value.shape
-        for name, value in checkpoint.values.items()
-        if not name.endswith(MASK)
-    }
-    names = [*here, *(name for name in there if name not in here)]
-    for name in sorted(names, key=lambda name: not name.endswith("kernel")):
-        if here.get(name) != there.get(name):
-            raise ValueError(
-                f"Checkpoint {checkpoint.path} is of another network: the shape of "
-                f"{name} is {there.get(name, 'missing')} there and "
-                f"{here.get(name, 'missing')} here. Give a checkpoint of this network, "
-                "or configure the network as in that run."
-            )
-
-
-def _shuffled(masks, model, pattern, *, seed):
-    """The masks with their units elsewhere, at random."""
-    masked = [kernel for kernel in kernels.find_kernels(model) if kernel.path in masks]
-    patterns = choose_patterns(masked, pattern).of(masks)
-    groupings = {
-        kernel.path: grouping_of(kernel, patterns[kernel.path]) for kernel in masked
-    }
-    return {
-        path: shuffled_mask(
-            mask, groupings[path], stateless_seed("shuffle mask", seed, index)
-        )
-        for index, (path, mask) in enumerate(masks.items())
-    }
-
-
 def _load_weights(checkpoint, model):
     """Sets all variables but masks to a checkpoint's, under this model's masks."""
-    _check_match(checkpoint, model)
+    check_match(checkpoint, model)
     for name, variable in named_variables(model).items():
         if not name.endswith(MASK):
             variable.assign(checkpoint.values[name])

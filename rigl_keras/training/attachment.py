@@ -1,6 +1,5 @@
 """What joins an algorithm to a model: the hook, the slots, the mask update."""
 
-import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -10,11 +9,14 @@ from rigl_keras import compat
 from rigl_keras.algorithms.base import MaskUpdater, Pruner
 from rigl_keras.common.checks import check_has_loss
 from rigl_keras.common.graphs import own_function
-from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
+from rigl_keras.core.choosing import check_fits
+from rigl_keras.core.kernels import read_mask
+from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel, TrainedKernel
 from rigl_keras.core.masks import sparse_kernels, trainable_kernels
+from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.training.gradient_hook import GradientHook
 from rigl_keras.training.mask_update import MaskUpdate, UpdatedKernel
-from rigl_keras.training.outlook import KernelCount
+from rigl_keras.training.outlook import KernelCount, sparsity_of
 from rigl_keras.training.slots import find_slots
 from rigl_keras.training.step_snapshot import StepSnapshot
 
@@ -106,7 +108,20 @@ class Attachment:
         )
 
     def attach(self) -> None:
-        """Hooks into the optimizer; zeroes masked weights and resets their slots."""
+        """Hooks into the optimizer; zeroes masked weights and resets their slots.
+
+        Raises:
+          ValueError: when a mask has lost the pattern of its kernel, as by a checkpoint
+            of another model.
+        """
+        for kernel in sparse_kernels(self.model):
+            if kernel.pattern != UNSTRUCTURED:
+                check_fits(
+                    kernel.path,
+                    read_mask(compat.raw(kernel.mask)).numpy(),
+                    kernel.pattern,
+                    grouping=kernel.grouping,
+                )
         with self._strategy.scope():
             for updated in self._updated:
                 updated.kernel.replace(updated.kernel.mask(), updated.slots)
@@ -128,26 +143,28 @@ class Attachment:
 
     def sparsity(self) -> float:
         """Share of zeros among the weights of all masked kernels, in [0, 1)."""
-        counts = self._counts()
-        active = sum(count.active for count in counts)
-        return 1 - active / sum(count.size for count in counts)
+        return sparsity_of(self._counts())
 
     def counts(self) -> list[KernelCount]:
-        """How many weights are active of each kernel whose mask may change."""
+        """How many units are active of each kernel whose mask may change."""
         counts = self._counts()
         return [counts[updated.place] for updated in self._updated]
 
     @property
     def paths(self) -> list[str]:
         """The paths of the kernels whose masks may change."""
-        return [updated.kernel.path for updated in self._updated]
+        return [kernel.path for kernel in self.kernels]
+
+    @property
+    def kernels(self) -> list[TrainedKernel]:
+        """The kernels whose masks may change."""
+        return [updated.kernel for updated in self._updated]
 
     def smallest_magnitudes(self) -> list[tf.Tensor]:
         """The smallest magnitude among the active weights of each such kernel."""
-        kernels = [updated.kernel for updated in self._updated]
         return [
             tf.reduce_min(tf.abs(tf.boolean_mask(kernel.weights(), kernel.mask())))
-            for kernel in kernels
+            for kernel in self.kernels
         ]
 
     def expect_update(self, step: int | None) -> None:
@@ -212,9 +229,18 @@ class Attachment:
     def _counts(self) -> list[KernelCount]:
         with self._strategy.scope():
             active = self._compiled_count().numpy()
+        groupings = [
+            kernel.pattern.grouping(kernel.shape, *kernel.axes)
+            for kernel in self._kernels
+        ]
         return [
-            KernelCount(int(count), math.prod(kernel.shape))
-            for count, kernel in zip(active, self._kernels, strict=True)
+            KernelCount(
+                int(count) // grouping.elements,
+                grouping.groups * grouping.units,
+                grouping.groups,
+                grouping.elements,
+            )
+            for count, grouping in zip(active, groupings, strict=True)
         ]
 
     def _active_counts(self) -> tf.Tensor:

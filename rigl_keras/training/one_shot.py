@@ -6,8 +6,10 @@ from typing import Any
 import tensorflow as tf
 
 from rigl_keras.algorithms import KernelState, Pruner, named
+from rigl_keras.algorithms.base import check_global_ranking
 from rigl_keras.common.checks import check_has_loss, choice
 from rigl_keras.common.graphs import own_function
+from rigl_keras.core.choosing import check_own_sparsity
 from rigl_keras.core.distributions import check_sparsity
 from rigl_keras.core.masked_kernel import MaskedKernel, TrainedKernel
 from rigl_keras.core.masks import set_masks, trainable_kernels
@@ -41,8 +43,9 @@ def prune_once(
     Raises:
       TypeError: when `model` is no model of the Keras in use.
       ValueError: for an argument out of range, a model without sparse kernels, missing
-        data, a kernel that the loss does not depend on, or weights or derivatives that
-        are not finite; the model is then unchanged.
+        data, a kernel that the loss does not depend on, one whose pattern sets another
+        sparsity or does not go with the ranking "global", or weights or derivatives
+        that are not finite; the model is then unchanged.
 
     Source: Lee et al. 2019 (SNIP), section 4; Wang et al. 2020 (GraSP), Algorithm 1.
     """
@@ -54,6 +57,10 @@ def prune_once(
             f"Model {model.name!r} has no sparse kernel to prune. Make it sparse "
             "first: rigl_keras.sparsify(model, sparsity=0)."
         )
+    for kernel in kernels:
+        check_own_sparsity(kernel.path, kernel.pattern, sparsity)
+    if pruner.is_global:
+        check_global_ranking(kernels)
     states = _states(model, kernels, pruner, data=data)
     # As the schedules of pruning do, in float32 arithmetic.
     masks = pruner.new_masks(states, tf.constant(sparsity, tf.float32))

@@ -27,15 +27,19 @@ class Span(NamedTuple):
 
 
 class KernelCount(NamedTuple):
-    """How many weights of a kernel are active.
+    """How many units of a kernel's pattern are active; single weights without one.
 
     Attributes:
       active: int.
       size: int, of how many.
+      groups: int, in how many groups, each of which is pruned to the same number.
+      elements: int, how many weights a unit has.
     """
 
     active: int
     size: int
+    groups: int = 1
+    elements: int = 1
 
 
 def of_updates(
@@ -105,8 +109,10 @@ def of_drop_fraction(counts: Sequence[KernelCount], drop_fraction: float) -> str
         return None
     if not counts:
         return "all of its kernels are frozen, so no mask will change"
+    are_weights = all(count.elements == 1 for count in counts)
+    units = "weights" if are_weights else "units of its pattern"
     return (
-        f"no mask will change: no kernel has more than {most} active weights, and the "
+        f"no mask will change: no kernel has more than {most} active {units}, and the "
         f"drop fraction is {drop_fraction:g} at most. Set drop_fraction to more than "
         f"{1 / max(most, 1):.2g}"
     )
@@ -136,9 +142,7 @@ def of_pruning(
     if not counts:
         return "all of its kernels are frozen, so no mask changes"
     goal = reached if goal is None else goal
-    sparsity = 1 - sum(count.active for count in counts) / sum(
-        count.size for count in counts
-    )
+    sparsity = sparsity_of(counts)
     if goal is not None:
         excess = _excess(counts, goal, ranking)
         if max(excess) < -0.5:
@@ -163,10 +167,20 @@ def of_pruning(
     return None
 
 
+def sparsity_of(counts: Sequence[KernelCount]) -> float:
+    """Share of zeros among the weights of kernels, in [0, 1).
+
+    Args:
+      counts: theirs.
+    """
+    active = sum(count.active * count.elements for count in counts)
+    return 1 - active / sum(count.size * count.elements for count in counts)
+
+
 def _excess(
     counts: Sequence[KernelCount], sparsity: float, ranking: str
 ) -> list[float]:
-    """How many weights more there are than a sparsity leaves, to half a weight.
+    """How many units more a group has than a sparsity leaves, to half a unit.
 
     Returns:
       A list with an entry for each kernel or, of the ranking "global", for all.
@@ -178,5 +192,8 @@ def _excess(
                 sum(count.size for count in counts),
             )
         ]
-    # One weight of each kernel stays.
-    return [count.active - max(count.size * (1 - sparsity), 1) for count in counts]
+    # One unit of each group stays.
+    return [
+        (count.active - max(count.size * (1 - sparsity), count.groups)) / count.groups
+        for count in counts
+    ]

@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms import Magnitude, MaskUpdater, named, schedules
+from rigl_keras.algorithms.base import check_global_ranking
 from rigl_keras.common.checks import call_problem, did_you_mean, is_number
 from rigl_keras.common.graphs import own_function
+from rigl_keras.core.choosing import check_own_sparsity
 from rigl_keras.training import outlook
 from rigl_keras.training.attachment import Attachment
 from rigl_keras.training.base import SparseTraining
@@ -51,7 +53,8 @@ class Pruning(SparseTraining):
     Raises:
       ValueError: for a schedule that is none, or another ranking; and at the start of
         training, when the model has no sparse kernel or its optimizer keeps state that
-        cannot follow a mask.
+        cannot follow a mask, or when a kernel's pattern sets another sparsity than that
+        of the schedule or does not go with the ranking "global".
 
     Source: Zhu & Gupta 2018, "To prune, or not to prune", section 3.
     """
@@ -103,9 +106,15 @@ class Pruning(SparseTraining):
         return dict(zip(self.attachment.paths, map(float, values), strict=True))
 
     def _make_attachment(self, model: Any, optimizer: Any) -> Attachment:
-        return Attachment(
+        attachment = Attachment(
             model, optimizer, self._pruner, paths=self._chosen_paths(model)
         )
+        if self._pruner.is_global:
+            check_global_ranking(attachment.kernels)
+        goal = self._goal()
+        if goal is not None:
+            _check_own_sparsities(attachment, goal)
+        return attachment
 
     def _prepare_state(self, model: Any) -> None:
         zeros = np.zeros(len(self.attachment.paths), np.float32)
@@ -146,15 +155,19 @@ class Pruning(SparseTraining):
         """See `SparseTraining`."""
         return self._shortfall(span, self._pruned_to)
 
-    def _shortfall(self, span: Span, reached: float | None) -> str | None:
+    def _goal(self) -> float | None:
+        """The sparsity in the end; None where the schedule does not say it."""
         goal = None
         for name in ("final_sparsity", "target_sparsity"):  # of TFMOT's schedules
             goal = getattr(self.schedule, name, goal)
+        return goal
+
+    def _shortfall(self, span: Span, reached: float | None) -> str | None:
         return outlook.of_pruning(
             self.attachment.counts(),
             span,
             reached=reached,
-            goal=goal,
+            goal=self._goal(),
             ranking=self._ranking,
         )
 
@@ -172,10 +185,15 @@ class Pruning(SparseTraining):
         due = np.flatnonzero(is_due[: span.last - span.first + 1])
         for index in due[~_is_share(sparsity[due])]:
             _check_sparsity(sparsity[index], span.first + int(index))
-        return float(sparsity[due].max()) if due.size else None
+        if not due.size:
+            return None
+        highest = float(sparsity[due].max())
+        _check_own_sparsities(self.attachment, highest, is_final=False)
+        return highest
 
     def _prune(self, step: int, sparsity: float) -> None:
         _check_sparsity(sparsity, step)
+        _check_own_sparsities(self.attachment, sparsity, is_final=False)
         self._pruned_to = max(sparsity, self._pruned_to or 0.0)
         if self._change_masks(step, sparsity):
             self.state.thresholds.assign(self.attachment.smallest_magnitudes())
@@ -214,6 +232,17 @@ class Pruning(SparseTraining):
 def _is_share(sparsity: Any) -> Any:
     """Whether a number, or each of an array, lies in [0, 1); NaN does not."""
     return (sparsity >= 0) & (sparsity < 1)
+
+
+def _check_own_sparsities(
+    attachment: Attachment, sparsity: float, *, is_final: bool = True
+) -> None:
+    """Refuses a sparsity that kernels' patterns do not have, or go beyond."""
+    for kernel in attachment.kernels:
+        own = kernel.pattern.own_sparsity
+        if own is not None and (is_final or sparsity > own):
+            name = "the final sparsity" if is_final else "at most the sparsity"
+            check_own_sparsity(kernel.path, kernel.pattern, sparsity, name=name)
 
 
 def _check_sparsity(sparsity: float, step: int) -> None:
