@@ -80,6 +80,12 @@ PARTS = {
         )
         for xla in (False, True)
     },
+    **{
+        f"patterns{'/xla' if xla else ''}": Part(
+            "patterns:measure_updates", {"jit_compile": xla, "rounds": 5}, kind
+        )
+        for xla, kind in ((False, "default"), (True, "full"))
+    },
     "initialization": Part("initialization:measure", kind="quick"),
     **{
         f"memory/{method}": Part(

@@ -32,7 +32,7 @@ from rigl_keras.program import files
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 2  # Of the file of numbers.
-_WITH_ROUNDS = ("trainings:", "selections:")  # What --rounds applies to.
+_WITH_ROUNDS = ("trainings:", "selections:", "patterns:")  # What --rounds applies to.
 
 
 def run(part, arguments):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from benchmarks.turns import by_clock, take_turns, timed
 from rigl_keras.algorithms import KernelState, RigL, base
+from rigl_keras.core import grouped_selection
 from rigl_keras.core.selection import top_k_mask
 
 SPARSITY = 0.9
@@ -120,7 +121,10 @@ def _state(size):
 def _update(state, selection, jit_compile):
     def update(weights, mask, gradient):
         # While it is traced.
-        with mock.patch.object(base, "top_k_mask", selection):
+        with (
+            mock.patch.object(base, "top_k_mask", selection),
+            mock.patch.object(grouped_selection, "top_k_mask", selection),
+        ):
             here = KernelState(weights, mask, gradient, state.seed)
             return RigL().new_mask(here, tf.constant(DROP_FRACTION))
 

@@ -48,6 +48,7 @@ def sections(parts):
         "selection": selection_rows(parts),
         "selection by CPU time": selection_rows(parts, "cpu"),
         "updates": update_rows(parts),
+        "patterns": pattern_rows(parts),
         "memory": memory_rows(parts),
         "command line": command_line_rows(parts),
         "others": other_rows(parts),
@@ -257,6 +258,28 @@ def update_rows(parts):
                 for times in by_way
             ]
             rows.append([_size(size), _mode(part), *texts])
+    return rows
+
+
+def pattern_rows(parts):
+    """An update of all kernels by the pattern of their masks, over single weights."""
+    rows = [["pattern", "", "update, ms", "over unstructured", "rounds"]]
+    for name in ("patterns", "patterns/xla"):
+        part = parts.get(name)
+        if part is None:
+            continue
+        times = part["wall"]
+        base = times["unstructured"]
+        rows += [
+            [
+                f"`{pattern}`",
+                _mode(part),
+                f"{1e3 * estimate(seconds).median:.0f}",
+                _text(ratios(seconds, base), 2),
+                str(len(seconds)),
+            ]
+            for pattern, seconds in times.items()
+        ]
     return rows
 
 
