@@ -234,10 +234,23 @@ def apply_loaded_masks(layer: Any) -> None:
                 "mask has at least one connection; or make a model with rigl_keras."
                 "sparsify anew."
             )
-    for kernel in sparse_kernels(layer):
-        mask = kernels.read_mask(compat.raw(kernel.mask)).numpy()
-        check_fits(kernel.path, mask, kernel.pattern, grouping=kernel.grouping)
+    check_patterns(layer)
     apply_masks(layer)
+
+
+def check_patterns(model: Any) -> None:
+    """Refuses masks that have not the patterns of their kernels.
+
+    Args:
+      model: a built layer or model.
+
+    Raises:
+      ValueError: naming the first such kernel.
+    """
+    for kernel in sparse_kernels(model):
+        if kernel.pattern != UNSTRUCTURED:
+            mask = kernels.read_mask(compat.raw(kernel.mask)).numpy()
+            check_fits(kernel.path, mask, kernel.pattern, grouping=kernel.grouping)
 
 
 def check_mask(path: str, mask: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,11 +9,8 @@ from rigl_keras import compat
 from rigl_keras.algorithms.base import MaskUpdater, Pruner
 from rigl_keras.common.checks import check_has_loss
 from rigl_keras.common.graphs import own_function
-from rigl_keras.core.choosing import check_fits
-from rigl_keras.core.kernels import read_mask
 from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel, TrainedKernel
-from rigl_keras.core.masks import sparse_kernels, trainable_kernels
-from rigl_keras.core.pattern_kinds import UNSTRUCTURED
+from rigl_keras.core.masks import check_patterns, sparse_kernels, trainable_kernels
 from rigl_keras.training.gradient_hook import GradientHook
 from rigl_keras.training.mask_update import MaskUpdate, UpdatedKernel
 from rigl_keras.training.outlook import KernelCount, sparsity_of
@@ -114,14 +111,7 @@ class Attachment:
           ValueError: when a mask has lost the pattern of its kernel, as by a checkpoint
             of another model.
         """
-        for kernel in sparse_kernels(self.model):
-            if kernel.pattern != UNSTRUCTURED:
-                check_fits(
-                    kernel.path,
-                    read_mask(compat.raw(kernel.mask)).numpy(),
-                    kernel.pattern,
-                    grouping=kernel.grouping,
-                )
+        check_patterns(self.model)
         with self._strategy.scope():
             for updated in self._updated:
                 updated.kernel.replace(updated.kernel.mask(), updated.slots)
