@@ -172,3 +172,68 @@ def test_a_pattern_whose_arguments_no_text_tells_is_refused():
     vague.__init__ = lambda self, needed: None
     with pytest.raises(ValueError, match=r"does not make it again\. Make own a frozen"):
         sparsify(0.5, pattern=vague(3))
+
+
+@pytest.mark.parametrize("pattern", ["blocks(2)", ["blocks(2)", "dense"]])
+def test_a_layer_is_printed_with_its_pattern(pattern):
+    text = repr(rigl_keras.Sparse(keras.layers.Dense(4), 0.5, pattern=pattern))
+    assert f"pattern={pattern!r}, built=False".replace("(2)", "(2, 1)") in text
+    plain = rigl_keras.Sparse(keras.layers.Dense(4), 0.5)
+    assert "pattern" not in repr(plain) + repr(sparsify(0.5).get_layer("sparse_out"))
+
+
+def layers_of_every_kind():
+    """Kernels of 8 or 16 inputs: convolution, attention, recurrence, Dense."""
+    inputs = keras.Input((6, 8))
+    x = keras.layers.Conv1D(8, 2, name="conv")(inputs)
+    x = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = keras.layers.GRU(8, name="gru")(x)
+    return keras.Model(inputs, keras.layers.Dense(4, name="out")(x))
+
+
+# Weights as [taps, inputs, outputs] to booleans that are True where the pattern holds.
+HOLDS = {
+    "blocks(4)": lambda mask: np.isin(by_inputs(mask, 4), (0, 4)),
+    "blocks(4, balanced='inputs')": lambda mask: (
+        np.ptp(by_inputs(mask, 4).sum(axis=2), axis=(0, 1)) == 0
+    ),
+    "n_of_m(2, 4)": lambda mask: by_inputs(mask, 4) == 2,
+    "constant_fan_in": lambda mask: np.ptp(mask.sum(axis=(0, 1))) == 0,
+    "blocks('all')": lambda mask: np.isin(mask.mean(axis=(0, 1)), (0, 1)),
+}
+
+
+def by_inputs(mask, block):
+    """How many weights each block of inputs has, of shape [taps, blocks, outputs]."""
+    taps, inputs, outputs = mask.shape
+    return mask.reshape(taps, inputs // block, block, outputs).sum(axis=2)
+
+
+def as_taps_inputs_outputs(kernel):
+    mask = kernel.mask.numpy()
+    connected = (*kernel.in_axes, *kernel.out_axes)
+    taps = [axis for axis in range(mask.ndim) if axis not in connected]
+    inputs = np.prod([mask.shape[axis] for axis in kernel.in_axes])
+    outputs = np.prod([mask.shape[axis] for axis in kernel.out_axes])
+    return mask.transpose(*taps, *connected).reshape(-1, inputs, outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", HOLDS)
+def test_layers_of_every_kind_are_trained_by_a_pattern(pattern):
+    keras.utils.set_random_seed(0)
+    sparsity = None if pattern.startswith("n_of_m") else 0.5
+    sparse = rigl_keras.sparsify(
+        layers_of_every_kind(), sparsity, "uniform", pattern=pattern, verbose=False
+    )
+    before = rigl_keras.get_masks(sparse)
+    sparse.compile("sgd", "mse")
+    x = np.random.RandomState(0).randn(16, 6, 8).astype("float32")
+    set_ = rigl_keras.SET(update_freq=2, drop_fraction=0.5)
+    sparse.fit(x, x[:, 0, :4], batch_size=2, verbose=0, callbacks=[set_])
+    for kernel in rigl_keras.sparse_kernels(sparse):
+        mask = as_taps_inputs_outputs(kernel)
+        assert np.all(HOLDS[pattern](mask))
+        assert mask.sum() == before[kernel.path].sum()
+    after = rigl_keras.get_masks(sparse)
+    assert any((after[path] != before[path]).any() for path in after)
