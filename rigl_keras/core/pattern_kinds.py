@@ -17,7 +17,13 @@ _BALANCES = (False, True, "inputs", "outputs")
 @register
 @dataclasses.dataclass(frozen=True)
 class Unstructured(Pattern):
-    """Single weights, anywhere in the kernel."""
+    """Single weights, anywhere in the kernel.
+
+    Example:
+      rigl_keras.sparsify(model, 0.9, pattern=[Blocks(16), Unstructured()])
+
+    Source: Evci et al. 2020 (RigL), whose masks are these.
+    """
 
     name = "unstructured"
 
@@ -122,7 +128,8 @@ class NOfM(Pattern):
       rigl_keras.sparsify(model, pattern=rigl_keras.patterns.NOfM(2, 4))
 
     Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", for 2 of 4;
-    Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks".
+    Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks
+    from scratch".
     """
 
     n: int

@@ -116,6 +116,9 @@ class Pattern(abc.ABC):
 
         Args:
           units: int, how many units a group has.
+
+        Returns:
+          An int in [1, units].
         """
         return 1
 
@@ -123,6 +126,8 @@ class Pattern(abc.ABC):
         self, counts: tf.Tensor, salient: tf.Tensor | None, units: int
     ) -> tf.Tensor:
         """How many units each group is to have after a mask update.
+
+        It is traced, with and without XLA.
 
         Args:
           counts: integers of shape [groups], how many each has before it.
@@ -181,7 +186,10 @@ def register(pattern: _Class) -> _Class:
 
     Raises:
       TypeError: for what is no such subclass.
-      ValueError: when it has no name, or another pattern has that name.
+      ValueError: when it has no name, a name that is "dense" or no identifier, or the
+        name of another pattern.
+
+    Example: see `Pattern`.
     """
     if not (isinstance(pattern, type) and issubclass(pattern, Pattern)):
         raise TypeError(f"Expected a subclass of Pattern to register, got {pattern!r}.")
@@ -202,7 +210,11 @@ def register(pattern: _Class) -> _Class:
 
 
 def named() -> dict[str, type[Pattern]]:
-    """The registered patterns, a dict from names to classes."""
+    """The registered patterns.
+
+    Returns:
+      A dict from names, as `from_text` reads them, to classes.
+    """
     return dict(_PATTERNS)
 
 
