@@ -76,8 +76,10 @@ class Blocks(Pattern):
     def __post_init__(self) -> None:
         """Checks the arguments."""
         if self.inputs != "all":
-            _set_int(self, "inputs", "`inputs` of Blocks, if it is not 'all',", 1)
-        _set_int(self, "outputs", "`outputs` of Blocks", 1)
+            _set_int(
+                self, "inputs", "`inputs` of Blocks, if it is not 'all',", minimum=1
+            )
+        _set_int(self, "outputs", "`outputs` of Blocks", minimum=1)
         is_known = isinstance(self.balanced, bool | str) and self.balanced in _BALANCES
         if not is_known:
             raise ValueError(
@@ -139,8 +141,8 @@ class NOfM(Pattern):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        _set_int(self, "m", "`m` of NOfM", 2)
-        _set_int(self, "n", "`n` of NOfM", 1)
+        _set_int(self, "m", "`m` of NOfM", minimum=2)
+        _set_int(self, "n", "`n` of NOfM", minimum=1)
         if self.n >= self.m:
             raise ValueError(
                 f"Expected `n` of NOfM to be less than m={self.m}, got {self.n}."
@@ -248,7 +250,7 @@ def _check_divides(name: str, block: int, size: int) -> None:
         raise ValueError(f"its {size} {name} are no multiple of {block}")
 
 
-def _set_int(pattern: Pattern, field: str, name: str, minimum: int) -> None:
+def _set_int(pattern: Pattern, field: str, name: str, *, minimum: int) -> None:
     """Checks a field and makes it an int of Python, as texts and files tell it."""
     value = check_int(name, getattr(pattern, field), minimum)
     object.__setattr__(pattern, field, value)  # the dataclass is frozen
