@@ -11,9 +11,8 @@ from rigl_keras.core import distributions
 from rigl_keras.core.grouping import Grouping
 from rigl_keras.core.kernels import Kernel
 from rigl_keras.core.pattern_kinds import UNSTRUCTURED
-from rigl_keras.core.patterns import Pattern, from_text, to_text
+from rigl_keras.core.patterns import DENSE, Pattern, from_text, to_text
 
-DENSE = "dense"  # in place of a pattern: no mask
 DEFAULT_SPARSITY = 0.9
 _EXPECTED = (
     "a rigl_keras.patterns.Pattern, a text such as 'blocks(16, 1)', a list of them of "
@@ -32,18 +31,35 @@ def checked_pattern(pattern: Any) -> Any:
       TypeError: for what is none of these.
       ValueError: for an unknown text.
     """
+    if isinstance(pattern, Mapping):
+        if not all(isinstance(path, str) for path in pattern):
+            raise _refusal(pattern)
+        return {path: _one_or_list(one, pattern) for path, one in pattern.items()}
+    return _one_or_list(pattern, pattern)
+
+
+def _one_or_list(pattern: Any, given: Any) -> Any:
+    """A list of patterns, or one, with objects in place of texts."""
+    if isinstance(pattern, list | tuple) and pattern:
+        return [_one(entry, given) for entry in pattern]
+    return _one(pattern, given)
+
+
+def _one(pattern: Any, given: Any) -> Any:
     if pattern is None:
         return UNSTRUCTURED
-    if isinstance(pattern, Mapping):
-        distributions.check_overrides(pattern, "`pattern`")
-        return {path: checked_pattern(one) for path, one in pattern.items()}
-    if isinstance(pattern, list | tuple) and pattern:
-        return [checked_pattern(one) for one in pattern]
-    if isinstance(pattern, Pattern) or pattern == DENSE:
-        return pattern
     if isinstance(pattern, str):
-        return from_text(pattern)
-    raise TypeError(f"Expected `pattern` to be {_EXPECTED}, got {pattern!r}.")
+        return pattern if pattern == DENSE else from_text(pattern)
+    if not isinstance(pattern, Pattern):
+        raise _refusal(given)
+    return pattern
+
+
+def _refusal(pattern: Any) -> TypeError:
+    message = f"Expected `pattern` to be {_EXPECTED}, got {pattern!r}."
+    if isinstance(pattern, type) and issubclass(pattern, Pattern):
+        message += f" Make an object of the class: {pattern.__name__}(...)."
+    return TypeError(message)
 
 
 def as_text(pattern: Any) -> Any:

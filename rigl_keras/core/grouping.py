@@ -21,6 +21,13 @@ class Layout(NamedTuple):
         numbered; none for one group.
       units: axes of `shape` that count the units of a group, likewise. All other axes
         count the elements of a unit.
+
+    Each is a tuple of ints. Axes are counted from 0, none is in both `groups` and
+    `units`, and the product of `shape` is that of [taps, inputs, outputs].
+
+    Example:
+      # Units of 4 consecutive inputs to one output, equally many for each output.
+      Layout((taps, inputs // 4, 4, outputs), groups=(3,), units=(0, 1))
     """
 
     shape: tuple[int, ...]
@@ -33,13 +40,17 @@ class Grouping:
 
     Args:
       shape: the kernel's.
-      order: the kernel's axes in the order in which `layout` has them.
+      order: the kernel's axes in the order in which `layout` has them: taps, inputs,
+        outputs.
       layout: the `Layout` of the kernel with its axes in that order.
 
     Attributes:
       groups: int, how many groups there are.
       units: int, how many units each group has.
       elements: int, how many weights each unit has.
+
+    Example:
+      rigl_keras.sparse_kernels(model)[0].grouping.units
     """
 
     def __init__(

@@ -153,7 +153,9 @@ def plan_masks(
         distributions.check_overrides(overrides)
     choice = choose_patterns(kernels, pattern)
     sparsity = choice.checked_sparsity(sparsity)
-    own = choice.own_sparsities() if sparsity > 0 else {}
+    # A mapping says itself which kernels are sparse, and how much.
+    sets_own = sparsity > 0 and not isinstance(distribution, Mapping)
+    own = choice.own_sparsities() if sets_own else {}
     sparsities = _sparsities(
         kernels,
         sparsity,

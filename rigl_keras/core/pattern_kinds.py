@@ -17,7 +17,13 @@ _BALANCES = (False, True, "inputs", "outputs")
 @register
 @dataclasses.dataclass(frozen=True)
 class Unstructured(Pattern):
-    """Single weights, anywhere in the kernel."""
+    """Single weights, anywhere in the kernel.
+
+    Example:
+      rigl_keras.sparsify(model, 0.9, pattern=[Blocks(16), Unstructured()])
+
+    Source: Evci et al. 2020 (RigL), whose masks are these.
+    """
 
     name = "unstructured"
 
@@ -70,9 +76,12 @@ class Blocks(Pattern):
     def __post_init__(self) -> None:
         """Checks the arguments."""
         if self.inputs != "all":
-            check_int("`inputs` of Blocks, if it is not 'all',", self.inputs, 1)
-        check_int("`outputs` of Blocks", self.outputs, 1)
-        if not any(self.balanced is one or self.balanced == one for one in _BALANCES):
+            _set_int(
+                self, "inputs", "`inputs` of Blocks, if it is not 'all',", minimum=1
+            )
+        _set_int(self, "outputs", "`outputs` of Blocks", minimum=1)
+        is_known = isinstance(self.balanced, bool | str) and self.balanced in _BALANCES
+        if not is_known:
             raise ValueError(
                 f"Expected `balanced` of Blocks to be one of {list(_BALANCES)}, got "
                 f"{self.balanced!r}."
@@ -121,7 +130,8 @@ class NOfM(Pattern):
       rigl_keras.sparsify(model, pattern=rigl_keras.patterns.NOfM(2, 4))
 
     Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", for 2 of 4;
-    Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks".
+    Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks
+    from scratch".
     """
 
     n: int
@@ -131,8 +141,8 @@ class NOfM(Pattern):
 
     def __post_init__(self) -> None:
         """Checks the arguments."""
-        check_int("`m` of NOfM", self.m, 2)
-        check_int("`n` of NOfM", self.n, 1)
+        _set_int(self, "m", "`m` of NOfM", minimum=2)
+        _set_int(self, "n", "`n` of NOfM", minimum=1)
         if self.n >= self.m:
             raise ValueError(
                 f"Expected `n` of NOfM to be less than m={self.m}, got {self.n}."
@@ -156,7 +166,8 @@ class NOfM(Pattern):
         super().check_counts(counts, units)
         if counts.min() < self.n:
             raise ValueError(
-                f"{self.n} of every {self.m} weights, but it has {counts.min()}"
+                f"at least {self.n} of every {self.m} weights, but it has "
+                f"{counts.min()}"
             )
 
     def layout(self, taps: int, inputs: int, outputs: int) -> Layout:
@@ -196,9 +207,10 @@ class ConstantFanIn(Pattern):
         """Checks the argument."""
         if not is_number(self.ablation) or not 0 <= self.ablation <= 1:
             raise ValueError(
-                "Expected `ablation` of ConstantFanIn to lie in [0, 1], got "
+                "Expected `ablation` of ConstantFanIn to be a number in [0, 1], got "
                 f"{self.ablation!r}."
             )
+        object.__setattr__(self, "ablation", float(self.ablation))
 
     def layout(self, taps: int, inputs: int, outputs: int) -> Layout:
         """See `Pattern`."""
@@ -236,3 +248,9 @@ UNSTRUCTURED = Unstructured()
 def _check_divides(name: str, block: int, size: int) -> None:
     if size % block:
         raise ValueError(f"its {size} {name} are no multiple of {block}")
+
+
+def _set_int(pattern: Pattern, field: str, name: str, *, minimum: int) -> None:
+    """Checks a field and makes it an int of Python, as texts and files tell it."""
+    value = check_int(name, getattr(pattern, field), minimum)
+    object.__setattr__(pattern, field, value)  # the dataclass is frozen

@@ -9,7 +9,10 @@ the sum over its elements.
 import abc
 import ast
 import dataclasses
+import inspect
+import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +21,7 @@ import tensorflow as tf
 from rigl_keras.core import distributions
 from rigl_keras.core.grouping import Grouping, Layout
 
+DENSE = "dense"  # in place of a pattern: no mask
 _PATTERNS: dict[str, type["Pattern"]] = {}
 _Class = TypeVar("_Class", bound=type["Pattern"])
 
@@ -78,6 +82,7 @@ class Pattern(abc.ABC):
 
         Raises:
           ValueError: when the pattern does not suit the kernel, saying why.
+          TypeError: when `layout` returns what arranges no such kernel.
         """
         connected = (*in_axes, *out_axes)
         taps = [axis for axis in range(len(shape)) if axis not in connected]
@@ -111,6 +116,9 @@ class Pattern(abc.ABC):
 
         Args:
           units: int, how many units a group has.
+
+        Returns:
+          An int in [1, units].
         """
         return 1
 
@@ -118,6 +126,8 @@ class Pattern(abc.ABC):
         self, counts: tf.Tensor, salient: tf.Tensor | None, units: int
     ) -> tf.Tensor:
         """How many units each group is to have after a mask update.
+
+        It is traced, with and without XLA.
 
         Args:
           counts: integers of shape [groups], how many each has before it.
@@ -153,11 +163,15 @@ class Pattern(abc.ABC):
 
     def __str__(self) -> str:
         """What `from_text` reads, such as "blocks(16, 1)"."""
-        values = list(_arguments(self).values())
-        while values and not values[-1]:
+        arguments = _arguments(self)
+        values, defaults = list(arguments.values()), _defaults(self)
+        for name in reversed(arguments):
+            if values[-1] or values[-1] != defaults.get(name):
+                break
             values.pop()
         text = ", ".join(map(repr, values))
-        return f"{self.name or type(self).__name__}({text})" if text else self.name
+        name = self.name or type(self).__name__
+        return f"{name}({text})" if text else name
 
 
 def register(pattern: _Class) -> _Class:
@@ -172,12 +186,15 @@ def register(pattern: _Class) -> _Class:
 
     Raises:
       TypeError: for what is no such subclass.
-      ValueError: when it has no name, or another pattern has that name.
+      ValueError: when it has no name, a name that is "dense" or no identifier, or the
+        name of another pattern.
+
+    Example: see `Pattern`.
     """
     if not (isinstance(pattern, type) and issubclass(pattern, Pattern)):
         raise TypeError(f"Expected a subclass of Pattern to register, got {pattern!r}.")
-    name = pattern.name
-    if not name.isidentifier():
+    name: Any = pattern.name
+    if not (isinstance(name, str) and name.isidentifier()) or name == DENSE:
         raise ValueError(
             f"{pattern.__name__} has no name to be registered by: give the class the "
             f"attribute `name`, such as 'my_pattern'; it is {name!r}."
@@ -193,7 +210,11 @@ def register(pattern: _Class) -> _Class:
 
 
 def named() -> dict[str, type[Pattern]]:
-    """The registered patterns, a dict from names to classes."""
+    """The registered patterns.
+
+    Returns:
+      A dict from names, as `from_text` reads them, to classes.
+    """
     return dict(_PATTERNS)
 
 
@@ -211,7 +232,7 @@ def to_text(pattern: Pattern) -> str:
       Such as "blocks(16, 1)".
 
     Raises:
-      ValueError: when the class is not registered.
+      ValueError: when the class is not registered, or its text makes another pattern.
     """
     cls = type(pattern)
     known = _PATTERNS.get(pattern.name)
@@ -221,7 +242,22 @@ def to_text(pattern: Pattern) -> str:
             "is. Put @rigl_keras.patterns.register before the class, and give it a "
             "`name` of its own."
         )
-    return str(pattern)
+    text = str(pattern)
+    if not _is_made_by(text, pattern):
+        raise ValueError(
+            f"No file could say which pattern {pattern!r} is, since {text!r} does not "
+            f"make it again. Make {cls.__name__} a frozen dataclass whose arguments "
+            "are numbers, texts, booleans, or tuples of them."
+        )
+    return text
+
+
+def _is_made_by(text: str, pattern: Pattern) -> bool:
+    try:
+        again = from_text(text)
+    except ValueError:
+        return False
+    return type(again) is type(pattern) and _arguments(again) == _arguments(pattern)
 
 
 def from_text(text: str) -> Pattern:
@@ -236,21 +272,30 @@ def from_text(text: str) -> Pattern:
       A `Pattern`.
 
     Raises:
-      ValueError: for anything else.
+      TypeError: for what is no text.
+      ValueError: for any other text, and arguments that are out of range.
 
     Example:
       rigl_keras.patterns.from_text("n_of_m(2, 4)") == rigl_keras.patterns.NOfM(2, 4)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"Expected a text such as 'blocks(16, 1)', got {text!r}.")
     name, positional, named_arguments = _parsed(text)
     if name not in _PATTERNS:
         raise ValueError(
             f"Expected the name of a pattern, one of {list(_PATTERNS)}, with its "
-            f"arguments, such as 'blocks(16, 1)', got {text!r}."
+            f"arguments, such as 'blocks(16, 1)', got {text!r}. Import the module that "
+            "defines a pattern of your own first: it registers the pattern."
         )
+    signature = inspect.signature(_PATTERNS[name])
     try:
-        return _PATTERNS[name](*positional, **named_arguments)
+        signature.bind(*positional, **named_arguments)
     except TypeError as error:
-        raise ValueError(f"{text!r} makes no pattern: {error}.") from None
+        expected = ", ".join(map(str, signature.parameters.values()))
+        raise ValueError(
+            f"{text!r} makes no pattern: {error}. Expected {name}({expected})."
+        ) from None
+    return _PATTERNS[name](*positional, **named_arguments)
 
 
 def _parsed(text: str) -> tuple[str | None, list[Any], dict[str, Any]]:
@@ -263,9 +308,12 @@ def _parsed(text: str) -> tuple[str | None, list[Any], dict[str, Any]]:
             return None, [], {}
         positional = [ast.literal_eval(argument) for argument in call.args]
         named_arguments = {
-            str(keyword.arg): ast.literal_eval(keyword.value)
+            keyword.arg: ast.literal_eval(keyword.value)
             for keyword in call.keywords
+            if keyword.arg is not None
         }
+        if len(named_arguments) < len(call.keywords):  # **: no call that text makes
+            return None, [], {}
     except (SyntaxError, ValueError):
         return None, [], {}
     return call.func.id, positional, named_arguments
@@ -280,17 +328,39 @@ def _arguments(pattern: Pattern) -> dict[str, Any]:
     }
 
 
-def _check_layout(pattern: Pattern, layout: Layout, sizes: Sequence[int]) -> None:
-    """Refuses the layout of a pattern of a user's that does not arrange the kernel."""
+def _defaults(pattern: Pattern) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(type(pattern)).parameters.items()
+    }
+
+
+def _check_layout(pattern: Pattern, layout: Any, sizes: Sequence[int]) -> None:
+    """Refuses a layout that does not arrange the kernel.
+
+    It is a fault of the pattern, so that no other pattern takes its place unnoticed.
+    """
+    if not _is_arranged(layout, sizes):
+        raise TypeError(
+            f"{type(pattern).__name__}.layout returns {layout!r}, which does not "
+            f"arrange a kernel of [taps, inputs, outputs] = {list(sizes)}. Return a "
+            "rigl_keras.patterns.Layout of three tuples of ints: `shape`, whose "
+            "product is theirs, and `groups` and `units`, different axes of it, "
+            "counted from 0."
+        )
+
+
+def _is_arranged(layout: Any, sizes: Sequence[int]) -> bool:
+    if not (isinstance(layout, Layout) and all(map(_is_tuple_of_ints, layout))):
+        return False
     axes = (*layout.groups, *layout.units)
-    is_arranged = (
-        np.prod(layout.shape) == np.prod(sizes)
+    return (
+        math.prod(layout.shape) == math.prod(sizes)
+        and min(layout.shape, default=1) > 0
         and len(set(axes)) == len(axes)
         and all(0 <= axis < len(layout.shape) for axis in axes)
     )
-    if not is_arranged:
-        raise ValueError(
-            f"{type(pattern).__name__}.layout returns {layout}, which does not arrange "
-            f"a kernel of [taps, inputs, outputs] = {list(sizes)}: the product of "
-            "`shape` has to be theirs, and `groups` and `units` different axes of it"
-        )
+
+
+def _is_tuple_of_ints(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, Integral) for one in value)

@@ -22,6 +22,7 @@ from rigl_keras.core.initial_masks import first_mask
 from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import MaskConstraint, apply_loaded_masks, is_sparse
+from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
 from rigl_keras.layers.untracked import Untracked
 
@@ -120,10 +121,15 @@ class Sparse(keras.layers.Wrapper):
         self._after_loading = compat.AfterLoading(self.finalize_state)
 
     def __repr__(self):
-        """The layer within and how sparse it is to be."""
+        """The layer within, how sparse it is to be, and its pattern if it has one."""
+        given = self.pattern
+        texts = list(given.values()) if isinstance(given, dict) else [given]
+        is_plain = all(text == str(UNSTRUCTURED) for text in texts)
+        pattern = "" if is_plain else f"pattern={given!r}, "
         return (
             f"<Sparse name={self.name}, layer={type(self.layer).__name__} "
-            f"{self.layer.name!r}, sparsity={self.sparsity!r}, built={self.built}>"
+            f"{self.layer.name!r}, sparsity={self.sparsity!r}, {pattern}"
+            f"built={self.built}>"
         )
 
     @property

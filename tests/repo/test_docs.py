@@ -34,7 +34,7 @@ PAGES = {
     "README, own": REST,
     **{
         name: examples(f"docs/{name}")
-        for name in ("cost.md", "extending.md", "training.md")
+        for name in ("cost.md", "extending.md", "patterns.md", "training.md")
     },
 }
 
