@@ -17,12 +17,12 @@ class Network:
     Attributes:
       title: of its table.
       patterns: text of a pattern -> what `masks.pattern` is set to for it.
-      dense: gin file of the network alone.
+      folder: of its gin files.
     """
 
     title: str
     patterns: dict
-    dense: str
+    folder: str
 
 
 def _of_dense_layers(pattern):
@@ -42,21 +42,17 @@ NETWORKS = {
     "mlp": Network(
         "Perceptron 784-1024-1024-10, masks on the two large kernels",
         {text: text for text in _MLP_PATTERNS},
-        "mnist_patterns/mlp.gin",
+        "mnist_mlp_patterns",
     ),
     "lenet5": Network(
         "LeNet5, its dense layers in the pattern",
         {
             "unstructured": "unstructured",
             "blocks(4, 1)": _of_dense_layers("blocks(4, 1)"),
-            # Only the first dense layer has a multiple of 16 inputs.
-            "blocks(16, 1), else blocks(4, 1)": _of_dense_layers(
-                ["blocks(16, 1)", "blocks(4, 1)"]
-            ),
             "constant_fan_in": _of_dense_layers("constant_fan_in"),
             N_OF_M: _of_dense_layers(N_OF_M),
         },
-        "mnist_patterns/lenet5.gin",
+        "mnist_patterns",
     ),
 }
 
@@ -92,13 +88,13 @@ class Setting:
         network = NETWORKS[self.network]
         title = f"{self.network}, {self.pattern}, {self.sparsity} %, {self.method}"
         if self.pattern is None:
-            return Cell(self.name, title, (network.dense,), seeds=SEEDS)
+            return Cell(self.name, title, (f"{network.folder}/dense.gin",), seeds=SEEDS)
         share = self.sparsity / 100
         by = "pruning.final_sparsity" if self.method == "prune" else "masks.sparsity"
         return Cell(
             self.name,
             title,
-            (f"mnist_patterns/{self.network}_{self.method}.gin",),
+            (f"{network.folder}/{self.method}.gin",),
             {"masks.pattern": network.patterns[self.pattern], by: share},
             seeds=SEEDS,
         )

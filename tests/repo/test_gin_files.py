@@ -22,6 +22,8 @@ LABELS = ["Source", "Command", "Time", "Expected"]
 SPARSITY = {
     "mnist": 0.95,
     "mnist_mlp": 0.98,
+    "mnist_patterns": 0.95,
+    "mnist_mlp_patterns": 0.95,
     "digits": 0.95,
     "imagenet_resnet50": 0.8,
     "imagenet_vgg16": 0.8,
