@@ -25,8 +25,9 @@ class Network:
     folder: str
 
 
-def _of_dense_layers(pattern):
-    return {"dense*": pattern, "logits/*": pattern}
+def _of_hidden_layers(pattern):
+    """The dense ones; the convolutions and the last layer have single weights."""
+    return {"dense*": pattern}
 
 
 _MLP_PATTERNS = (
@@ -45,12 +46,16 @@ NETWORKS = {
         "mnist_mlp_patterns",
     ),
     "lenet5": Network(
-        "LeNet5, its dense layers in the pattern",
+        "LeNet5, its hidden dense layers in the pattern",
         {
             "unstructured": "unstructured",
-            "blocks(4, 1)": _of_dense_layers("blocks(4, 1)"),
-            "constant_fan_in": _of_dense_layers("constant_fan_in"),
-            N_OF_M: _of_dense_layers(N_OF_M),
+            "blocks(4, 1)": _of_hidden_layers("blocks(4, 1)"),
+            "blocks(4, 1), last layer too": {
+                "dense*": "blocks(4, 1)",
+                "logits/*": "blocks(4, 1)",
+            },
+            "constant_fan_in": _of_hidden_layers("constant_fan_in"),
+            N_OF_M: _of_hidden_layers(N_OF_M),
         },
         "mnist_patterns",
     ),
