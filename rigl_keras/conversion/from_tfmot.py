@@ -4,11 +4,12 @@ from rigl_keras import compat
 from rigl_keras.conversion.convert import sparsify, strip
 from rigl_keras.conversion.copies import scope_of
 from rigl_keras.core import kernels
-from rigl_keras.core.masks import get_masks
+from rigl_keras.core.masks import get_masks, sparse_kernels
+from rigl_keras.core.tfmot_patterns import check_wrapper_patterns
 from rigl_keras.core.tfmot_wrappers import pruned_weights
 
 
-def from_tfmot(model, verbose=True):
+def from_tfmot(model, verbose=True, pattern=None):
     """Makes a sparse copy of a model that TFMOT's `prune_low_magnitude` has wrapped.
 
     TFMOT's masks become those of `Sparse` layers, and the wrappers are left out, so
@@ -20,11 +21,17 @@ def from_tfmot(model, verbose=True):
     `get_prunable_weights` may name. They keep their values, with the zeros, and train
     densely.
 
+    Masks keep the pattern in which TFMOT prunes: blocks, or m of n weights. A model
+    that TFMOT has saved and loaded no longer knows its `sparsity_m_by_n`: name the
+    pattern then, which for (m, n) is "n_of_m(n - m, n)" with its numbers.
+
     Args:
       model: a built Sequential or Functional model of Keras 2 with TFMOT's wrappers, at
         any depth, as they were made or trained by TFMOT.
       verbose: bool, whether to print which weights stay dense, and of which TFMOT's
         masks are lost.
+      pattern: None for the one in which TFMOT prunes each weight; or what the masks are
+        to have in its place, as `sparsify` takes it, such as "unstructured".
 
     Returns:
       A model of the same kind and name, as `sparsify` returns.
@@ -32,7 +39,9 @@ def from_tfmot(model, verbose=True):
     Raises:
       TypeError: when `model` is no model of the Keras in use.
       ValueError: in Keras 3, whose models TFMOT does not wrap; when TFMOT prunes no
-        weight of the model that can have a mask here; when the model cannot be copied.
+        weight of the model that can have a mask here; when the model cannot be copied;
+        when TFMOT prunes in a pattern that is none of those here, such as blocks that
+        do not divide a kernel; for masks that do not have their pattern.
     """
     if compat.IS_KERAS_3:
         raise ValueError(
@@ -49,8 +58,13 @@ def from_tfmot(model, verbose=True):
             "prune_low_magnitude and build it first, or make it sparse with "
             "rigl_keras.sparsify."
         )
+    if pattern is None:
+        check_wrapper_patterns(model)
+        pattern = {kernel.path: kernel.pattern for kernel in sparse_kernels(model)}
     with scope_of(model):
-        sparse = sparsify(strip(model), masks=get_masks(model), verbose=verbose)
+        sparse = sparsify(
+            strip(model), masks=get_masks(model), verbose=verbose, pattern=pattern
+        )
     if verbose:
         _print_lost_masks(model)
     return sparse

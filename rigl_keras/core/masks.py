@@ -14,6 +14,7 @@ from rigl_keras.core.kernels import Kernel, masked
 from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
 from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.core.patterns import Pattern
+from rigl_keras.core.tfmot_patterns import wrapper_pattern, wrappers_by_weight
 from rigl_keras.core.tfmot_wrappers import pruned_weights
 
 
@@ -64,10 +65,28 @@ def sparse_kernels(model: Any) -> list[SparseKernel]:
             masks[id(kernel.variable)],
             kernel.in_axes,
             kernel.out_axes,
-            getattr(kernel.variable.constraint, "pattern", UNSTRUCTURED),
+            pattern,
         )
-        for kernel in with_mask
+        for kernel, pattern in zip(with_mask, _patterns(model, with_mask), strict=True)
     ]
+
+
+def _patterns(model: Any, with_mask: Sequence[Kernel]) -> list[Pattern]:
+    """The patterns of kernels that have a mask."""
+    if all(is_sparse(kernel.variable) for kernel in with_mask):
+        return [kernel.variable.constraint.pattern for kernel in with_mask]
+    wrappers = wrappers_by_weight(model)
+    patterns = []
+    for kernel in with_mask:
+        if is_sparse(kernel.variable):
+            patterns.append(kernel.variable.constraint.pattern)
+            continue
+        try:
+            patterns.append(wrapper_pattern(wrappers[id(kernel.variable)], kernel))
+        except ValueError:
+            # Its masks can be read all the same; who trains or copies them refuses it.
+            patterns.append(UNSTRUCTURED)
+    return patterns
 
 
 def trainable_kernels(model: Any) -> dict[int, SparseKernel]:

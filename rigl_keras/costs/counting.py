@@ -8,9 +8,11 @@ can be compared:
   multiplication of a ReLU, whatever the layer really has.
 - Normalisation, pooling, residual additions and products of activations with each
   other, as in attention, are not counted. Padding is multiplied like any other input.
-- An active weight takes 4 bytes, and each weight of a kernel with any sparsity one bit
-  more, which says whether it is active. Every output unit has a bias of 4 bytes.
-  Normalisation takes none: its scale and shift go into the kernel and the bias.
+- An active weight takes 4 bytes. Each unit of a kernel with any sparsity takes one bit
+  more, which says whether it exists: each weight, or where the pattern is blocks each
+  block. Weights of n of m and of constant fan-in are units by themselves. Every output
+  unit has a bias of 4 bytes. Normalisation takes none: its scale and shift go into the
+  kernel and the bias.
 """
 
 import collections.abc
@@ -25,7 +27,7 @@ from rigl_keras import compat
 from rigl_keras.common.checks import call_problem, check_int
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core import distributions, kernels
-from rigl_keras.core.masks import masks_by_weight
+from rigl_keras.core.masks import masks_by_weight, sparse_kernels
 from rigl_keras.costs.uses import NO_PRODUCTS, find_uses
 
 BYTES = 4  # of a float32
@@ -46,6 +48,8 @@ class KernelCost:
         convolution's output; None where that cannot be known.
       outputs: how many numbers it computes for an example, or None.
       reason: why that cannot be known, or None where it is.
+      elements: int, how many weights exist or vanish together in its pattern: those of
+        a block, else 1.
     """
 
     path: str
@@ -56,6 +60,7 @@ class KernelCost:
     uses: float | None
     outputs: float | None
     reason: str | None = None
+    elements: int = 1
 
     @property
     def size(self):
@@ -79,9 +84,12 @@ class KernelCost:
 
     @property
     def bytes(self):
-        """Bytes of the active weights, of what says where they are, and of biases."""
-        is_sparse = self.active < self.size
-        return self._bytes(self.active) + (self.size / 8 if is_sparse else 0)
+        """Bytes of the active weights, of what says where they are, and of biases.
+
+        What says where they are is a bit for each `elements` weights.
+        """
+        bits = self.size / self.elements if self.active < self.size else 0
+        return self._bytes(self.active) + bits / 8
 
     @property
     def dense_bytes(self):
@@ -180,7 +188,8 @@ def model_cost(model, sparsities=None, input_shape=None):
       model: a built model, dense or sparse (also by TFMOT's `prune_low_magnitude`).
       sparsities: None counts the masks as they are; or a plan in their place, a mapping
         from kernels' paths to sparsities, real numbers in [0, 1), such as
-        `rigl_keras.distributions` returns. Kernels that it leaves out are dense.
+        `rigl_keras.distributions` returns. Kernels that it leaves out are dense; those
+        that have a mask keep its pattern.
       input_shape: shape of one example, without the batch, such as (224, 224, 3); for
         several inputs a list or dict of shapes, as the model takes them. None for the
         shapes of the model's own inputs, which a subclassed model does not have: its
@@ -204,11 +213,15 @@ def model_cost(model, sparsities=None, input_shape=None):
         )
     active = _active(model, maskable, sparsities)
     found = find_uses(model, input_shape)
-    rows = [_row(kernel, active.get(kernel.path), found) for kernel in maskable]
+    elements = {each.path: each.grouping.elements for each in sparse_kernels(model)}
+    rows = [
+        _row(each, active.get(each.path), found, elements=elements.get(each.path, 1))
+        for each in maskable
+    ]
     return ModelCost(tuple(rows), _other_parameters(model, maskable))
 
 
-def _row(kernel, count, found):
+def _row(kernel, count, found, *, elements):
     """The cost of a kernel, `count` of whose weights are active; None without mask."""
     key, shape = id(kernel.variable), tuple(kernel.variable.shape)
     use = found.uses.get(key)
@@ -223,6 +236,7 @@ def _row(kernel, count, found):
         None if use is None else use.uses,
         None if use is None else use.outputs,
         found.reasons.get(key, found.otherwise) if use is None else None,
+        elements,
     )
 
 

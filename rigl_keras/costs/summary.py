@@ -27,6 +27,8 @@ class SummaryRow(NamedTuple):
       kind: "kernel" for any weight of rank 2 or more that is no bias, such as an
         embedding too; "bias", "normalisation" or "other" for the rest.
       reason: why `sparsify` left it dense; None where it did not, or is not known.
+      pattern: text of the pattern of its mask, such as "unstructured" or "blocks(16,
+        1)"; None without a mask.
     """
 
     path: str
@@ -38,6 +40,7 @@ class SummaryRow(NamedTuple):
     bytes: float | None = None
     kind: str = "kernel"
     reason: str | None = None
+    pattern: str | None = None
 
     @property
     def sparsity(self):
@@ -99,11 +102,14 @@ def summary(model, print_fn=print, input_shape=None):
 
     Each kernel has a line, as has any weight of rank 2 or more that is no bias; all
     biases have one together, and so have all vectors of normalisation. A line says why
-    `sparsify` left its kernel dense. Under the table are the sparsity that `sparsify`
-    was asked for and those that the model has. Files do not hold what was asked for nor
-    the reasons: of a loaded model the table shows the masks alone.
+    `sparsify` left its kernel dense. Where a kernel has a pattern, a column names those
+    of all masks. Under the table are the sparsity that `sparsify` was asked for and
+    those that the model has. Files do not hold what was asked for nor the reasons: of a
+    loaded model the table shows the masks alone.
 
-    FLOPs and bytes are those of `rigl_keras.model_cost`; "-" stands for FLOPs that
+    FLOPs and bytes are those of `rigl_keras.model_cost`: 4 bytes for each active weight
+    and bias, and a bit for each weight of a sparse kernel or, where its pattern is
+    blocks, for each block. "-" stands for FLOPs that
     cannot be known, and "at least" for a sum without these, whose reasons follow. Where
     the model's own code does not let itself be traced, the table has no costs and ends
     with the reason.
@@ -149,25 +155,26 @@ def _cost(model, input_shape):
 
 def _rows(model, cost, reasons):
     costs = {} if cost is None else {row.path: row for row in cost.rows}
-    masks = {kernel.path: kernel.mask for kernel in sparse_kernels(model)}
-    hidden = {id(mask) for mask in masks.values()}
+    sparse = {kernel.path: kernel for kernel in sparse_kernels(model)}
+    hidden = {id(kernel.mask) for kernel in sparse.values()}
     rows = []
     for path, owner, weight in kernels.named_weights(model):
         if id(weight) in hidden:
             continue
         shape = tuple(weight.shape)
         size = int(np.prod(shape))
-        mask = masks.get(path)
-        active = size if mask is None else int(np.count_nonzero(mask.numpy()))
+        kernel = sparse.get(path)
+        active = size if kernel is None else np.count_nonzero(kernel.mask.numpy())
         row = SummaryRow(
             path,
             shape,
-            active,
+            int(active),
             size,
-            mask is not None,
+            kernel is not None,
             kind=_kind(owner, weight),
             # A mask of ones may have changed since.
             reason=reasons.get(path) if active == size else None,
+            pattern=None if kernel is None else str(kernel.pattern),
         )
         if path in costs:
             row = row._replace(flops=costs[path].flops, bytes=costs[path].bytes)

@@ -8,6 +8,12 @@ _FOLDED = {
     "other": "other vectors",
 }
 _SHOWN = 3  # Paths of one reason.
+_NO_PATTERN = "unstructured"
+_PATTERN = 2  # its column
+_BYTES = (
+    "bytes: 4 for each active weight and bias; 1 bit for each weight of a sparse "
+    "kernel or, in blocks, for each block"
+)
 
 
 def lines(name, data):
@@ -20,17 +26,33 @@ def lines(name, data):
     Returns:
       A list of strings.
     """
-    head = ("weight", "shape", "active", "size", "sparsity", "FLOPs", "bytes")
+    head = (
+        "weight",
+        "shape",
+        "pattern",
+        "active",
+        "size",
+        "sparsity",
+        "FLOPs",
+        "bytes",
+    )
+    has_patterns = any(row.pattern not in (None, _NO_PATTERN) for row in data.rows)
     has_reasons = any(row.reason for row in data.rows)
     cells = [(*head, "why it has no zeros" if has_reasons else "")]
     cells += [_cells(row) for row in data.rows if row.masked or row.kind == "kernel"]
     cells += _folded(data.rows)
     totals = _totals(data.rows)
+    if not has_patterns:
+        cells, totals = (
+            [(*row[:_PATTERN], *row[_PATTERN + 1 :]) for row in rows]
+            for rows in (cells, totals)
+        )
     widths = [max(len(row[i]) for row in cells + totals) for i in range(len(cells[0]))]
-    rule = "─" * (sum(widths[:-1]) + 2 * (len(head) - 1))
+    rule = "─" * (sum(widths[:-1]) + 2 * (len(widths) - 2))
     if has_reasons:
         rule += "─" * (widths[-1] + 2)
-    body = [_line(row, widths) for row in cells]
+    left = _PATTERN + has_patterns
+    body = [_line(row, widths, left) for row in cells]
     return [
         f"Sparsity of {name!r}",
         rule,
@@ -38,9 +60,10 @@ def lines(name, data):
         rule,
         *body[1:],
         rule,
-        *(_line(row, widths) for row in totals),
+        *(_line(row, widths, left) for row in totals),
         rule,
         *_sparsities(data),
+        *([_BYTES] if has_patterns and data.missing is None else []),
         *_why_costs_are_missing(data),
     ]
 
@@ -49,6 +72,7 @@ def _cells(row):
     return (
         row.path,
         "×".join(map(str, row.shape)) or "scalar",
+        row.pattern or "",
         f"{row.active:,}",
         f"{row.size:,}",
         f"{row.sparsity:.2%}" if row.masked else "dense",
@@ -68,7 +92,7 @@ def _folded(rows):
         layers = len({row.path.rpartition("/")[0] for row in found})
         name = f"{label} of {layers} layer{'s' if layers > 1 else ''}"
         size = f"{sum(row.size for row in found):,}"
-        cells.append((name, "", size, size, "dense", "", "", ""))
+        cells.append((name, "", "", size, size, "dense", "", "", ""))
     return cells
 
 
@@ -80,7 +104,8 @@ def _totals(rows):
         "all weights": rows,
     }
     return [
-        (name, "", *_counts(part), *_costs(part), "") for name, part in parts.items()
+        (name, "", "", *_counts(part), *_costs(part), "")
+        for name, part in parts.items()
     ]
 
 
@@ -133,8 +158,11 @@ def _number(value):
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _line(row, widths):
-    path, shape, *numbers, reason = row
-    left = f"{path:<{widths[0]}}  {shape:<{widths[1]}}"
-    right = "  ".join(f"{n:>{w}}" for n, w in zip(numbers, widths[2:-1], strict=True))
-    return f"{left}  {right}  {reason}".rstrip()
+def _line(row, widths, left):
+    """A row as text: `left` cells to the left, then numbers to the right, a reason."""
+    *cells, reason = row
+    aligned = [
+        f"{cell:<{width}}" if place < left else f"{cell:>{width}}"
+        for place, (cell, width) in enumerate(zip(cells, widths[:-1], strict=True))
+    ]
+    return "  ".join([*aligned, reason]).rstrip()

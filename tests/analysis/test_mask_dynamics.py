@@ -103,6 +103,44 @@ def test_bounds(masks):
     assert all(isinstance(each, np.ndarray) for each in found._asdict().values())
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_masks_of_blocks_change_as_their_blocks_do(seed, density):
+    """Every block has as many weights, so shares of weights are shares of blocks."""
+    height, width = 2, 3
+    generator = np.random.RandomState(seed)
+    blocks = [
+        (step, {"dense/kernel": generator.rand(4, 5) < density}) for step in range(3)
+    ]
+    whole = np.ones((height, width), bool)
+    masks = [
+        (step, {path: np.kron(each, whole) for path, each in now.items()})
+        for step, now in blocks
+    ]
+    found, expected = dynamics(masks), dynamics(blocks)
+    for name in ("density", "iou_first", "iou_previous", "ever_active"):
+        of_weights, of_blocks = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(of_weights, of_blocks)
+    # A block without inputs is so many outputs without.
+    assert (found.dead_outputs == width * expected.dead_outputs).all()
+    assert (found.dead_inputs == height * expected.dead_inputs).all()
+
+
+def test_what_a_training_in_blocks_tries_is_counted_in_whole_blocks():
+    model = tiny.compiled(tiny.sparsify(tiny.mlp(), 0.5, pattern="blocks(2, 1)"))
+    seen = [(0, rigl_keras.get_masks(model))]
+
+    def note(model):
+        seen.append((len(seen), rigl_keras.get_masks(model)))
+
+    tiny.fit(model, tiny.forever(rigl_keras.SET, 1, fraction=0.5), tiny.EveryStep(note))
+    found = dynamics(seen)
+    ever = np.logical_or.accumulate([now["hidden/kernel"] for _, now in seen])
+    np.testing.assert_array_equal(ever[:, ::2], ever[:, 1::2])
+    expected = ever[:, ::2].mean((1, 2))  # of 3×8 blocks
+    np.testing.assert_allclose(found.kernel_ever_active[:, 0], expected)
+    assert (found.kernel_density == 0.5).all() and expected[-1] > 0.5
+
+
 def test_equal_masks_overlap_wholly_even_when_empty():
     ((_, masks),) = random_masks([0], 1)
     empty = {path: np.zeros_like(mask) for path, mask in masks.items()}

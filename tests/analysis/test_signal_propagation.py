@@ -54,7 +54,20 @@ def conv_net(seed=0):
     return keras.Model(inputs, LAYERS.Dense(3, name="logits")(shared(shared(x))))
 
 
-@pytest.mark.parametrize("masks", [None, uneven_masks])
+def masks_of(pattern):
+    """Random masks of a pattern."""
+
+    def draw(model, sparsity, seed):
+        options = {"distribution": "uniform", "seed": seed, "pattern": pattern}
+        return rigl_keras.get_masks(tiny.sparsify(model, sparsity, **options))
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [None, uneven_masks, masks_of("blocks(4, 2)"), masks_of("constant_fan_in")],
+)
 def test_linear_network_follows_the_closed_form(masks):
     # A layer multiplies the variance by (variance of a weight) * fan-in: by 1 when
     # scaled to the fan-in there is, by the density when scaled to the dense fan-in.

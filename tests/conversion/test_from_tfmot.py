@@ -168,6 +168,92 @@ def test_the_way_back_keeps_the_zeros():
         assert (kernel.variable.numpy() != value).any()  # It was trained.
 
 
+# In patterns
+
+
+def convolutional(options):
+    """A convolution in a pattern, a dense layer in another, and one in none."""
+    blocks = {"block_size": (4, 1)}
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 4)),
+            wrap(LAYERS.Conv2D(8, 3, activation="relu", name="conv"), **options),
+            LAYERS.Flatten(),
+            wrap(LAYERS.Dense(8, name="blocks"), **blocks),
+            wrap(LAYERS.Dense(3, name="out"), 0.75),
+        ]
+    )
+    for index, weight in enumerate(model.trainable_weights):
+        generator = np.random.RandomState(index)
+        weight.assign(generator.randn(*weight.shape).astype(np.float32))
+    return tiny.compiled(model)
+
+
+def fitted(model):
+    """Has TFMOT prune a model; returns the inputs."""
+    x = np.random.RandomState(5).randn(8, 4, 4, 4).astype(np.float32)
+    step = theirs().UpdatePruningStep()
+    model.fit(x, tiny.integers((8, 3)), 4, verbose=0, callbacks=[step])
+    return x
+
+
+def test_patterns_are_taken_over_with_the_masks(tmp_path):
+    theirs()
+    model = convolutional({"sparsity_m_by_n": (1, 4)})
+    x = fitted(model)
+    sparse = rigl_keras.from_tfmot(model, verbose=False)
+    found = {each.path: str(each.pattern) for each in rigl_keras.sparse_kernels(sparse)}
+    assert found == {
+        "conv/kernel": "n_of_m(3, 4)",
+        "blocks/kernel": "blocks(4, 1)",
+        "out/kernel": "unstructured",
+    }
+    for path, (mask,) in zip(found, their_masks(model).values(), strict=True):
+        np.testing.assert_array_equal(rigl_keras.get_masks(sparse)[path], mask == 1)
+    # 3 of each 4 input channels, at every tap and output.
+    conv = rigl_keras.get_masks(sparse)["conv/kernel"]
+    np.testing.assert_array_equal(conv.sum(2), np.full((3, 3, 8), 3))
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(sparse.predict(x, verbose=0), expected)
+    sparse.save(tmp_path / "sparse.keras")
+    loaded = keras.models.load_model(tmp_path / "sparse.keras")
+    tiny.assert_same_masks(rigl_keras.get_masks(loaded), rigl_keras.get_masks(sparse))
+    kernels = rigl_keras.sparse_kernels(loaded)
+    assert {each.path: str(each.pattern) for each in kernels} == found
+
+
+def test_a_wrapper_of_n_of_m_that_has_not_pruned_yet_is_copied_with_masks_of_ones():
+    theirs()
+    sparse = rigl_keras.from_tfmot(
+        convolutional({"sparsity_m_by_n": (2, 4)}), verbose=False
+    )
+    assert all(mask.all() for mask in rigl_keras.get_masks(sparse).values())
+    sparse = tiny.compiled(sparse)
+    rigl_keras.prune_once(sparse, "magnitude", 0.5, ranking="layer")
+    conv = rigl_keras.get_masks(sparse)["conv/kernel"]
+    np.testing.assert_array_equal(conv.sum(2), np.full((3, 3, 8), 2))
+
+
+def test_a_file_of_tfmot_has_lost_its_n_of_m_and_the_pattern_can_be_named(tmp_path):
+    """Its wrapper leaves `sparsity_m_by_n` out of its config."""
+    theirs()
+    model = convolutional({"sparsity_m_by_n": (1, 4)})
+    fitted(model)
+    model.save(tmp_path / "model.keras")
+    with theirs().prune_scope():
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    copies = (
+        rigl_keras.from_tfmot(loaded, verbose=False),
+        rigl_keras.from_tfmot(
+            loaded, verbose=False, pattern={"conv/*": "n_of_m(3, 4)"}
+        ),
+    )
+    found = [rigl_keras.sparse_kernels(copy)[0].pattern for copy in copies]
+    assert list(map(str, found)) == ["unstructured", "n_of_m(3, 4)"]
+    masks = [rigl_keras.get_masks(copy) for copy in copies]
+    tiny.assert_same_masks(*masks)
+
+
 # Before a training
 
 
