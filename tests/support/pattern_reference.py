@@ -98,6 +98,11 @@ class GroupedKernel:
     def units(self):
         return len(self.groups[0])
 
+    @property
+    def redistributes(self):
+        """Whether updates move connections from group to group."""
+        return self._arguments.get("ablation", 0) > 0
+
     def sums(self, scores):
         """Scores of units: sums over their weights, an array [groups, units]."""
         flat = np.ravel(scores)
@@ -152,7 +157,7 @@ class GroupedKernel:
         replaced = int(np.floor(np.float32(len(exist)) * np.float32(fraction)))
         kept = _best(drop_scores, exist, len(exist) - replaced)
         counts = [int(count) for count in self.counts(mask)]
-        if self._arguments.get("ablation"):
+        if self.redistributes:
             salient = kept + _best(grow_scores, absent, replaced)
             counts = self._redistributed(counts, [group for group, _ in salient])
             kept = [(group, unit) for group, unit in kept if counts[group]]
