@@ -93,7 +93,9 @@ def _of_high_rank(keys: tf.Tensor, wanted: tf.Tensor, where: tf.Tensor) -> tf.Te
             for other, rival in enumerate(columns)
             if other != index
         ]
-        rank = tf.add_n([tf.cast(is_before, tf.float32) for is_before in before])
+        # A group of one score has no rivals.
+        none = tf.zeros_like(wanted)
+        rank = tf.add_n([none, *(tf.cast(one, tf.float32) for one in before)])
         chosen.append(inside[index] & (rank < wanted))
     return tf.stack(chosen, axis=1)
 

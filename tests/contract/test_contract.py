@@ -1,5 +1,7 @@
 """What holds for every algorithm, however it trains: see tests/support/contract.py."""
 
+import itertools
+
 import pytest
 import tiny
 from contract import ALGORITHMS, ONE_SHOT, PATTERNS, WAYS, check, plain
@@ -9,23 +11,53 @@ from histories import of_kind
 # Users have TensorFlow's graph optimizer on.
 pytestmark = pytest.mark.usefixtures("graph_optimizer")
 
-# XLA takes seconds to compile an update.
-MARKED_WAYS = [
-    pytest.param(way, marks=pytest.mark.slow if way == "XLA" else ()) for way in WAYS
-]
+# Of patterns, what the default tier trains with: each by an algorithm that replaces
+# connections and one that removes them, and each way to train by some of them.
+PLAIN = ("rigl", "pruning")
+IN_OTHER_WAYS = {
+    "XLA": ("blocks(2, 2, 'inputs')", "n_of_m(2, 4)"),
+    "two replicas": ("blocks(4, 1)", "constant_fan_in(0.3)"),
+    "resumed": ("constant_fan_in(0.3)",),
+    "own loop": ("woven",),
+    "own loop, two replicas": ("n_of_m(2, 4)",),
+}
+BEFORE_TRAINING = ("blocks(4, 1)", "n_of_m(2, 4)")
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("way", MARKED_WAYS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+def is_default(name, way, pattern):
+    if pattern == "unstructured":
+        return True
+    if name in ONE_SHOT:
+        return way == "plain" and pattern in BEFORE_TRAINING
+    if way == "plain":
+        return name in PLAIN
+    return name == "rigl" and pattern in IN_OTHER_WAYS[way]
+
+
+def combinations(names, ways):
+    """All of them, the default ones without `release`."""
+    return [
+        pytest.param(name, way, pattern, marks=list(marks(name, way, pattern)))
+        for name, way, pattern in itertools.product(names, ways, PATTERNS)
+    ]
+
+
+def marks(name, way, pattern):
+    if not is_default(name, way, pattern):
+        yield pytest.mark.release
+    if way == "XLA":  # It takes seconds to compile an update.
+        yield pytest.mark.slow
+
+
+@pytest.mark.parametrize(("name", "way", "pattern"), combinations(ALGORITHMS, WAYS))
 @tiny.too_short  # the half of a training that is resumed
 def test_an_algorithm_in_training(name, way, pattern, tmp_path):
     check(name, way, pattern, tmp_path)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("way", ["plain", "two replicas"])
-@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize(
+    ("name", "way", "pattern"), combinations(ONE_SHOT, ["plain", "two replicas"])
+)
 def test_an_algorithm_before_training(name, way, pattern, tmp_path):
     check(name, way, pattern, tmp_path)
 

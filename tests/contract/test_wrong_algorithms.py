@@ -38,6 +38,36 @@ class Unseeded(rigl_keras.mask_updaters.SET):
         return tf.random.stateless_uniform(state.weights.shape, seed)
 
 
+class BreaksUnit(rigl_keras.mask_updaters.SET):
+    """Moves a weight from the first unit that exists to one that does not."""
+
+    def new_mask(self, state, drop_fraction):
+        mask = tf.reshape(super().new_mask(state, drop_fraction), [-1])
+        places = tf.range(tf.size(mask))
+        old, new = (
+            places == tf.argmax(each, output_type=tf.int32) for each in (mask, ~mask)
+        )
+        return tf.reshape(mask & ~old | new, state.mask.shape)
+
+
+class MovesUnit(rigl_keras.mask_updaters.SET):
+    """Grows as if the whole kernel were one group."""
+
+    def new_mask(self, state, drop_fraction):
+        moved = state._replace(pattern=one_group(state.pattern))
+        return super().new_mask(moved, drop_fraction)
+
+
+def one_group(pattern):
+    """The same units, all in one group."""
+
+    def layout(self, *sizes):
+        own = pattern.layout(*sizes)
+        return own._replace(groups=(), units=own.groups + own.units)
+
+    return type("OneGroup", (rigl_keras.patterns.Pattern,), {"layout": layout})()
+
+
 @pytest.mark.parametrize(
     ("updater", "message"),
     [
@@ -50,6 +80,31 @@ def test_a_wrong_updater_is_found(updater, message, tmp_path, monkeypatch):
     monkeypatch.setitem(ALL, updater.__name__, evolving(updater))
     with pytest.raises(AssertionError, match=message):
         check(updater.__name__, "resumed", "unstructured", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("updater", "pattern", "message"),
+    [
+        (BreaksUnit, "blocks(4, 1)", "units of conv/kernel after step 2"),
+        (BreaksUnit, "blocks('all', 1)", "units of conv/kernel after step 2"),
+        (BreaksUnit, "n_of_m(2, 4)", "connections of conv/kernel after step 2"),
+        (
+            MovesUnit,
+            "blocks(2, 2, 'inputs')",
+            "connections of conv/kernel after step 2",
+        ),
+        (MovesUnit, "constant_fan_in", "connections of conv/kernel after step 2"),
+        (MovesUnit, "constant_fan_in(0.3)", "connections of outputs of conv/kernel"),
+        (MovesUnit, "woven", "connections of .* after step"),
+    ],
+)
+def test_an_updater_that_breaks_a_pattern_is_found(
+    updater, pattern, message, monkeypatch
+):
+    monkeypatch.setitem(ALL, updater.__name__, evolving(updater))
+    _, history = plain(updater.__name__, pattern)
+    with pytest.raises(AssertionError, match=message):
+        assert_contract(ALL[updater.__name__], history, pattern)
 
 
 def spoil_weight(history):
@@ -98,7 +153,7 @@ def not_finite(history):
 )
 def test_a_wrong_history_is_found(spoil, message):
     history = copy.deepcopy(plain("rigl", "unstructured")[1])
-    assert_contract(ALL["rigl"], history)
+    assert_contract(ALL["rigl"], history, "unstructured")
     spoil(history)
     with pytest.raises(AssertionError, match=message):
-        assert_contract(ALL["rigl"], history)
+        assert_contract(ALL["rigl"], history, "unstructured")

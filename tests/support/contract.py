@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import histories
 import model_checks
 import numpy as np
+import own_pattern
 import pruning_reference
 import tensorflow as tf
 import tiny
-from golden import exact_net
+from golden import exact_net, wide_net
 from histories import BATCH, STEPS, X, Y, of_kind
+from pattern_reference import grouped
 
 import rigl_keras
 
 EVERY, FRACTION = 2, 0.4  # of mask updates
-PRUNED = 0.9
 
 
 # The algorithms, and what each is to do with the masks
@@ -30,19 +31,20 @@ class Algorithm(NamedTuple):
     """How to train by it, and what becomes of the masks.
 
     Attributes:
-      callback: makes the callback that trains.
-      changes: the steps after which the masks are others than before.
-      count: function from a kernel's size, its number of connections at the start and
-        a step to how many it has after that step.
+      callback: makes the callback that trains, from the final sparsity.
+      changes: the steps after which the masks are others than before; None for those
+        after which there are fewer connections.
+      sparsity_at: the sparsity after a step, from the final one and the step; None
+        where every group keeps its connections.
       sparsity: the model's at the start.
-      start: what is done with a compiled model before it trains.
+      start: what is done before training, from the model and the final sparsity.
     """
 
     callback: Any
-    changes: tuple = ()
-    count: Any = lambda size, first, step: first
+    changes: tuple | None = ()
+    sparsity_at: Any = None
     sparsity: float = 0.5
-    start: Any = lambda model: None
+    start: Any = lambda model, final: None
 
 
 def evolving(updater):
@@ -52,8 +54,7 @@ def evolving(updater):
 
 
 def updates(callback, **options):
-    return functools.partial(
-        callback,
+    return lambda final: callback(
         update_freq=EVERY,
         drop_fraction=FRACTION,
         schedule="constant",
@@ -70,29 +71,29 @@ def exact(updater):
     return type(f"Exact{updater.__name__}", (updater,), own)
 
 
-def pruning():
-    schedule = rigl_keras.schedules.polynomial_decay(0.0, PRUNED, 1, STEPS, frequency=1)
+def pruning(final):
+    schedule = rigl_keras.schedules.polynomial_decay(0.0, final, 1, STEPS, frequency=1)
     return rigl_keras.Pruning(schedule)
 
 
-def count_of_pruning(size, first, step):
-    sparsity = pruning_reference.decay(step, 0.0, PRUNED, 1, STEPS)
-    return pruning_reference.kept_count(size, sparsity)
+def sparsity_of_pruning(final, step):
+    return pruning_reference.decay(step, 0.0, final, 1, STEPS)
 
 
 def pruned_once(criterion):
     """The algorithm that prunes before the training, and not in it."""
 
-    def prune(model):
+    def prune(model, final):
         batch = X[:BATCH], Y[:BATCH]
-        rigl_keras.prune_once(model, criterion, PRUNED, batch, ranking="layer")
+        rigl_keras.prune_once(model, criterion, final, batch, ranking="layer")
 
     return Algorithm(
-        rigl_keras.Static,
-        count=lambda size, *_: pruning_reference.kept_count(size, PRUNED),
-        sparsity=0.0,
-        start=prune,
+        static, sparsity_at=lambda final, step: final, sparsity=0.0, start=prune
     )
+
+
+def static(final):
+    return rigl_keras.Static()
 
 
 UPDATERS = rigl_keras.mask_updaters.ALGORITHMS
@@ -101,46 +102,59 @@ ALGORITHMS = {
     "rigl, grow_data": Algorithm(
         updates(rigl_keras.RigL, grow_data=(X[:BATCH], Y[:BATCH])), changes=(2, 4)
     ),
-    "static": Algorithm(rigl_keras.Static),
-    "pruning": Algorithm(pruning, (2, 3, 4), count_of_pruning, sparsity=0.0),
+    "static": Algorithm(static),
+    "pruning": Algorithm(pruning, None, sparsity_of_pruning, sparsity=0.0),
 }
 PRUNERS = rigl_keras.mask_updaters.PRUNERS
 ONE_SHOT = {name: pruned_once(name) for name in PRUNERS}
-# Arguments of `sparsify`.
-PATTERNS: dict[str, dict] = {"unstructured": {}}
+# The final sparsity of pruning by each.
+PATTERNS = {
+    "unstructured": 0.9,
+    "blocks(4, 1)": 0.9,
+    "blocks(2, 2, 'inputs')": 0.9,
+    "blocks(1, 4, 'outputs')": 0.9,
+    "blocks('all', 1)": 0.9,
+    "n_of_m(2, 4)": 0.5,
+    "constant_fan_in": 0.9,
+    "constant_fan_in(0.3)": 0.9,
+    own_pattern.Woven.name: 0.9,
+}
 
 
 # The ways to train. Each returns a trained model and its history, a list of snapshots:
 # one of the start and one of each step.
 
 
-def made(algorithm, options, strategy=None, seed=3, **compiling):
+def made(algorithm, pattern, strategy=None, seed=3, **compiling):
     """A compiled model, its callback, and a snapshot of the start."""
     strategy = strategy or tf.distribute.get_strategy()
+    net = exact_net if pattern == "unstructured" else wide_net
+    final = PATTERNS[pattern]
     with strategy.scope():
-        model = exact_net(algorithm.sparsity, seed, **options)
+        model = net(algorithm.sparsity, seed, pattern=pattern)
         tiny.compiled(model, histories.sgd(), **compiling)
-    algorithm.start(model)
-    return model, algorithm.callback(), [histories.snapshot(model, model.optimizer)]
+    algorithm.start(model, final)
+    history = [histories.snapshot(model, model.optimizer)]
+    return model, algorithm.callback(final), history
 
 
-def by_fit(algorithm, options, folder, strategy=None, **compiling):
+def by_fit(algorithm, pattern, folder, strategy=None, **compiling):
     strategy = strategy and strategy()
-    model, callback, history = made(algorithm, options, strategy, **compiling)
+    model, callback, history = made(algorithm, pattern, strategy, **compiling)
     histories.fit(model, callback, history)
     if strategy:
         assert_replicas_agree(model)
     return model, history
 
 
-def resumed(algorithm, options, folder):
+def resumed(algorithm, pattern, folder):
     """Half of the steps, and the others by a model that goes on from a checkpoint."""
     half = STEPS // 2
-    model, callback, history = made(algorithm, options)
+    model, callback, history = made(algorithm, pattern)
     histories.fit(model, callback, history, last=half)
     path = checkpoint(model, callback).save(os.path.join(folder, "ckpt"))
 
-    model, callback, _ = made(algorithm, options, seed=7)
+    model, callback, _ = made(algorithm, pattern, seed=7)
     callback.prepare(model)
     status = checkpoint(model, callback).restore(path)
     status.assert_existing_objects_matched()
@@ -153,10 +167,10 @@ def checkpoint(model, callback):
     return histories.checkpoint(model, model.optimizer, callback)
 
 
-def by_loop(algorithm, options, folder, strategy=None):
+def by_loop(algorithm, pattern, folder, strategy=None):
     """A loop of one's own, whose step applies gradients."""
     strategy = strategy and strategy()
-    model, callback, history = made(algorithm, options, strategy)
+    model, callback, history = made(algorithm, pattern, strategy)
     for _ in histories.loop(model, model.optimizer, callback):
         history.append(histories.snapshot(model, model.optimizer))
     if strategy:
@@ -177,7 +191,7 @@ WAYS = {
 @functools.cache
 def plain(algorithm, pattern):
     """The history that the other ways are compared with."""
-    return by_fit(ALL[algorithm], PATTERNS[pattern], folder=None)
+    return by_fit(ALL[algorithm], pattern, folder=None)
 
 
 ALL = ALGORITHMS | ONE_SHOT
@@ -186,23 +200,43 @@ ALL = ALGORITHMS | ONE_SHOT
 # The contract
 
 
-def assert_contract(algorithm, history):
+def assert_contract(algorithm, history, pattern):
     """What holds at every step of every training."""
     assert len(history) == STEPS + 1
-    first, changes = of_kind(history[0], "mask"), []
+    changes, fewer = [], []
     for step, snapshot in enumerate(history):
         masks = of_kind(snapshot, "mask")
-        for path, mask in masks.items():
-            expected = algorithm.count(mask.size, first[path].sum(), step)
-            assert mask.sum() == expected, f"connections of {path} after step {step}"
+        assert_units(algorithm, history, pattern, step)
         assert_new_off_masks(snapshot, masks, step)
         if step == 0:
             continue
         before = of_kind(history[step - 1], "mask")
         if any((mask != before[path]).any() for path, mask in masks.items()):
             changes.append(step)
+        if any(mask.sum() < before[path].sum() for path, mask in masks.items()):
+            fewer.append(step)
         assert_grown_are_new(snapshot, before, masks, step)
-    assert tuple(changes) == algorithm.changes, "steps at which the masks change"
+    expected = fewer if algorithm.changes is None else list(algorithm.changes)
+    assert changes == expected, "steps at which the masks change"
+
+
+def assert_units(algorithm, history, pattern, step):
+    """Units exist whole, and each group has as many as it is to have."""
+    first, masks = (of_kind(history[each], "mask") for each in (0, step))
+    for path, mask in masks.items():
+        rank = mask.ndim
+        kernel = grouped(pattern, mask.shape, (rank - 2,), (rank - 1,))
+        where = f"of {path} after step {step}"
+        assert kernel.is_whole(mask), f"units {where}"
+        counts, expected = kernel.counts(mask), kernel.counts(first[path])
+        if algorithm.sparsity_at is not None:
+            sparsity = algorithm.sparsity_at(PATTERNS[pattern], step)
+            expected = np.full_like(expected, kernel.pruned_count(sparsity))
+        elif kernel.redistributes:
+            on = counts[counts > 0]
+            assert np.ptp(on) <= 1, f"connections of outputs {where}"
+            counts, expected = counts.sum(), expected.sum()
+        np.testing.assert_array_equal(counts, expected, f"connections {where}")
 
 
 def assert_new_off_masks(snapshot, masks, step):
@@ -249,9 +283,9 @@ def assert_as_plain(history, expected, is_exact):
 
 def check(name, way, pattern, folder):
     """Trains by an algorithm in a way; checks all that is to hold."""
-    train = functools.partial(WAYS[way], ALL[name], PATTERNS[pattern], folder)
+    train = functools.partial(WAYS[way], ALL[name], pattern, folder)
     model, history = plain(name, pattern) if way == "plain" else train()
-    assert_contract(ALL[name], history)
+    assert_contract(ALL[name], history, pattern)
     assert_as_plain(history, plain(name, pattern)[1], is_exact=way == "resumed")
     model_checks.check_file(model, folder, X)
     plain_model = model_checks.check_stripping(model, X)

@@ -47,6 +47,21 @@ def exact_net(sparsity=0.5, seed=3, **options):
     return tiny.sparsify(model, sparsity, seed=seed, **options)
 
 
+def wide_net(sparsity=0.5, seed=3, **options):
+    """Like `exact_net`, with numbers of inputs and outputs that patterns divide."""
+    layers = [
+        keras.Input((6, 6, 1)),
+        LAYERS.Reshape((3, 3, 4)),
+        LAYERS.Conv2D(8, 2, name="conv"),
+        LAYERS.Flatten(),
+        LAYERS.Dense(16, name="hidden"),
+        LAYERS.Dense(8, name="out"),
+    ]
+    model = keras.Sequential(layers)
+    tiny.set_integer_weights(model, 4.0)
+    return tiny.sparsify(model, sparsity, seed=seed, **options)
+
+
 def digest(masks):
     joined = b"".join(path.encode() + m.tobytes() for path, m in masks.items())
     return hashlib.sha256(joined).hexdigest()[:16]
