@@ -68,11 +68,7 @@ def first_mask(
     Returns:
       A bool array. Of n units of each group of the pattern it has
       round((1 - sparsity) * n), at least 1.
-
-    Raises:
-      ValueError: when the pattern sets another sparsity.
     """
-    check_own_sparsity(kernel.path, pattern, sparsity)
     grouping = grouping_of(kernel, pattern)
     count = pattern.active_units(grouping.units, sparsity)
     # A layer may be built while a graph is being traced; its mask is no part of that.
@@ -163,6 +159,8 @@ def plan_masks(
         overrides={**choice.dense(), **(overrides or {}), **own},
     )
     patterns = choice.of(sparsities)
+    for path, value in sparsities.items():
+        check_own_sparsity(path, patterns[path], value)
     return {
         kernel.path: InitialMask(
             sparsities[kernel.path],

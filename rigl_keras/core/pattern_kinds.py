@@ -154,8 +154,8 @@ class NOfM(Pattern):
         return 1 - self.n / self.m
 
     def active_units(self, units: int, sparsity: float) -> int:
-        """See `Pattern`; all at sparsity 0, from which pruning starts."""
-        return self.n if sparsity else self.m
+        """See `Pattern`; more than n on the way of pruning, from all at sparsity 0."""
+        return max(self.n, round(self.m * (1 - sparsity)))
 
     def least_units(self, units: int) -> int:
         """See `Pattern`."""

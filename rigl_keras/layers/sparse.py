@@ -15,6 +15,7 @@ from rigl_keras.core import distributions, kernels
 from rigl_keras.core.choosing import (
     DEFAULT_SPARSITY,
     as_text,
+    check_own_sparsity,
     checked_pattern,
     choose_patterns,
 )
@@ -160,6 +161,10 @@ class Sparse(keras.layers.Wrapper):
         choice = choose_patterns(chosen, self.pattern)
         sparsities = self._sparsity_by_path(choice)
         patterns = choice.of(sparsities)
+        for path, sparsity in sparsities.items():
+            # What is given for masks on the way of pruning is less.
+            if sparsity > (patterns[path].own_sparsity or 1):
+                check_own_sparsity(path, patterns[path], sparsity)
         sparse = [kernel for kernel in chosen if kernel.path in sparsities]
         for index, kernel in enumerate(sparse):
             kernels.check_effective(kernel)

@@ -38,7 +38,7 @@ def test_a_mapping_of_sparsities_leaves_other_kernels_dense_whatever_their_patte
 
 
 def test_a_mapping_of_sparsities_is_held_against_the_pattern():
-    with pytest.raises(ValueError, match=r"Expected sparsity=0\.5 of 'hidden/kernel'"):
+    with pytest.raises(ValueError, match=r"Expected sparsity 0\.5 of 'hidden/kernel'"):
         sparsify(distribution={"hidden/kernel": 0.9}, pattern="n_of_m(2, 4)")
 
 
@@ -237,3 +237,20 @@ def test_layers_of_every_kind_are_trained_by_a_pattern(pattern):
         assert mask.sum() == before[kernel.path].sum()
     after = rigl_keras.get_masks(sparse)
     assert any((after[path] != before[path]).any() for path in after)
+
+
+def test_masks_on_the_way_to_two_of_four_are_saved_and_loaded(tmp_path):
+    net = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+    three = np.ones((8, 4), bool)
+    three[::4] = False
+    masks = {"hidden/kernel": three}
+    model = rigl_keras.sparsify(net, masks=masks, pattern="n_of_m(2, 4)")
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    np.testing.assert_array_equal(rigl_keras.get_masks(loaded)["hidden/kernel"], three)
+    layer = rigl_keras.Sparse(
+        keras.layers.Dense(4), {"kernel": 0.75}, pattern="n_of_m(2, 4)"
+    )
+    with pytest.raises(ValueError, match=r"sparsity 0\.5 of 'kernel'.*got 0\.75"):
+        layer.build((1, 8))

@@ -9,7 +9,8 @@ import pytest
 
 from experiments.patterns import records, reproduce, tables
 from experiments.patterns.cells import METHODS, N_OF_M, NETWORKS, Setting, settings
-from rigl_keras.program import algorithm, files, network, sweep
+from rigl_keras.program import algorithm, files, sweep
+from rigl_keras.program import network as network_of_gin
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ def test_n_of_m_alone_has_its_own_sparsity():
 
 def test_commands_name_files_that_are_there_and_bind_what_gin_reads(tmp_path):
     # What gin knows, once it is imported.
-    assert network.MaskConfig and algorithm.PruningConfig
+    assert network_of_gin.MaskConfig and algorithm.PruningConfig
     for setting in settings():
         cell = setting.cell()
         assert all((ROOT / "gin" / file).exists() for file in cell.configs)
