@@ -158,7 +158,11 @@ def plan_masks(
         kernels,
         sparsity,
         distribution,
-        overrides={**choice.dense(), **(overrides or {}), **own},
+        # The caller's come first: of several that match, the first one counts.
+        overrides={
+            **(overrides or {}),
+            **{**choice.dense(), **own, **(overrides or {})},
+        },
     )
     patterns = choice.of(sparsities)
     return {
