@@ -151,6 +151,7 @@ def plan_masks(
     kernels = _candidates(maskable, include, named)
     if overrides is not None:
         distributions.check_overrides(overrides)
+    asked = overrides or {}
     choice = choose_patterns(kernels, pattern)
     sparsity = choice.checked_sparsity(sparsity)
     own = choice.own_sparsities() if sparsity > 0 else {}
@@ -159,10 +160,7 @@ def plan_masks(
         sparsity,
         distribution,
         # The caller's come first: of several that match, the first one counts.
-        overrides={
-            **(overrides or {}),
-            **{**choice.dense(), **own, **(overrides or {})},
-        },
+        overrides={**asked, **choice.dense(), **own, **asked},
     )
     patterns = choice.of(sparsities)
     return {
