@@ -147,16 +147,19 @@ def plan_masks(
     kernels = _candidates(maskable, include, named)
     if overrides is not None:
         distributions.check_overrides(overrides)
+    wishes = overrides or {}
     choice = choose_patterns(kernels, pattern)
     sparsity = choice.checked_sparsity(sparsity)
     # A mapping says itself which kernels are sparse, and how much.
     sets_own = sparsity > 0 and not isinstance(distribution, Mapping)
     own = choice.own_sparsities() if sets_own else {}
+    dense = {path: 0.0 for path in choice.dense() if path not in named}
     sparsities = _sparsities(
         kernels,
         sparsity,
         distribution,
-        overrides={**choice.dense(), **(overrides or {}), **own},
+        # The caller's come first: of several that match, the first one counts.
+        overrides={**wishes, **dense, **own, **wishes},
     )
     patterns = choice.of(sparsities)
     for path, value in sparsities.items():

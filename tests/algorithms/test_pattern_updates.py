@@ -105,19 +105,17 @@ def test_updates_are_those_of_the_lists(name, text, kernel):
             assert_updates(ALGORITHMS[name]().new_mask, name, state, expected)
 
 
-# What needs no gradient shares its graph with what does, but for the scores.
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        pytest.param(
-            name,
-            text,
-            marks=pytest.mark.slow if name == "rigl" else pytest.mark.release,
-        )
-        for name in ALGORITHMS
+def names_and_patterns(algorithms, shown):
+    """All pairs; but for one algorithm, whose graph the others share, for a release."""
+    return [
+        pytest.param(name, text, marks=() if name == shown else pytest.mark.release)
+        for name in algorithms
         for text in PATTERNS
-    ],
-)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "text"), names_and_patterns(ALGORITHMS, "rigl"))
 def test_updates_under_xla_are_those_of_the_lists(name, text):
     state, _ = random_state(text, "several axes", 0)
     updater = ALGORITHMS[name]()
@@ -174,43 +172,41 @@ KEEP_SCORES = {
 }
 
 
-# XLA compiles no other criterion's pruning in a training.
-@pytest.mark.parametrize(
-    ("name", "is_compiled"),
-    [
-        *((name, False) for name in PRUNERS),
-        pytest.param("magnitude", True, marks=pytest.mark.release),
-    ],
-)
-@pytest.mark.parametrize("text", PATTERNS)
-def test_prunings_are_those_of_the_lists(name, text, is_compiled):
-    states, kernels = zip(
-        *(random_state(text, kernel, seed) for seed, kernel in enumerate(KERNELS)),
-        strict=True,
-    )
-    pruner = PRUNERS[name]()
+def random_states(text, kernels=tuple(KERNELS)):
+    drawn = (random_state(text, name, seed) for seed, name in enumerate(kernels))
+    return zip(*drawn, strict=True)
 
-    def prune(sparsity):
-        return pruner.new_masks(states, sparsity)
 
-    if is_compiled:
-        prune = tf.function(prune, jit_compile=True, autograph=False)
+def assert_prunings(prune, name, states, kernels):
     # Some is less than what the masks have lost already.
     for sparsity in (0.2, 0.5, 0.75, 0.99):
         masks = prune(tf.constant(sparsity))
         for state, kernel, mask in zip(states, kernels, masks, strict=True):
-            expected = kernel.pruned(
-                state.mask.numpy(), KEEP_SCORES[name](state), sparsity
-            )
+            scores = KEEP_SCORES[name](state)
+            expected = kernel.pruned(state.mask.numpy(), scores, sparsity)
             np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("name", PRUNERS)
+def test_prunings_are_those_of_the_lists(name, text):
+    states, kernels = random_states(text)
+    prune = functools.partial(PRUNERS[name]().new_masks, states)
+    assert_prunings(prune, name, states, kernels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "text"), names_and_patterns(PRUNERS, "magnitude"))
+def test_prunings_under_xla_are_those_of_the_lists(name, text):
+    states, kernels = random_states(text, ["several axes"])
+    prune = functools.partial(PRUNERS[name]().new_masks, states)
+    compiled = tf.function(prune, jit_compile=True, autograph=False)
+    assert_prunings(compiled, name, states, kernels)
 
 
 @pytest.mark.parametrize("text", ["blocks(4, 1)", "blocks(2, 2)"])
 def test_units_of_all_kernels_are_ranked_together(text):
-    states, kernels = zip(
-        *(random_state(text, kernel, seed) for seed, kernel in enumerate(KERNELS)),
-        strict=True,
-    )
+    states, kernels = random_states(text)
     masks = PRUNERS["magnitude"]("global").new_masks(states, tf.constant(0.8))
     expected = pruning_reference.globally_pruned_masks(
         [k.sums(np.abs(s.weights)) for k, s in zip(kernels, states, strict=True)],
