@@ -116,7 +116,7 @@ def test_n_of_m_sets_the_sparsity():
         rigl_keras.get_masks(model),
         rigl_keras.get_masks(sparse_net("n_of_m(1, 4)", 0.75)),
     )
-    with pytest.raises(ValueError, match=r"sparsity=0.75 of 'conv/kernel'.*got 0.9"):
+    with pytest.raises(ValueError, match=r"sparsity 0.75 of 'conv/kernel'.*got 0.9"):
         sparse_net("n_of_m(1, 4)", 0.9)
 
 
@@ -125,7 +125,7 @@ def test_overrides_beside_the_sparsity_that_a_pattern_sets(path):
     model = sparse_net("n_of_m(1, 4)", overrides={path: 0})
     assert "out/kernel" not in rigl_keras.get_masks(model)
     assert len(rigl_keras.get_masks(model)) == 3
-    with pytest.raises(ValueError, match=r"=0.75 of 'out/kernel'.*got 0.5"):
+    with pytest.raises(ValueError, match=r"sparsity 0.75 of 'out/kernel'.*got 0.5"):
         sparse_net("n_of_m(1, 4)", overrides={path: 0.5})
 
 
