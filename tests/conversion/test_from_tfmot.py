@@ -54,6 +54,7 @@ def test_weights_that_tfmot_would_mask_at_the_next_call_are_masked():
     )
 
 
+@pytest.mark.slow
 def test_single_layers_embeddings_and_cells_keep_their_masks(capsys):
     model = keras.Sequential(
         [

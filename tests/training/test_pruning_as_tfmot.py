@@ -145,6 +145,7 @@ def trained(model, x, y, *callbacks):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "name", "changing"),
     [
