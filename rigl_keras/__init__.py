@@ -15,11 +15,13 @@ from rigl_keras import (
     schedules,
     selection,
 )
+from rigl_keras.conversion.compress import compress, decompress
 from rigl_keras.conversion.convert import sparsify, strip
 from rigl_keras.conversion.from_tfmot import from_tfmot
 from rigl_keras.core.masks import get_masks, set_masks, sparse_kernels
 from rigl_keras.costs.counting import model_cost, training_flops
 from rigl_keras.costs.summary import summary
+from rigl_keras.layers.compressed import Compressed
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel
 from rigl_keras.training.base import Static
@@ -36,6 +38,7 @@ from rigl_keras.version import __version__
 __all__ = [
     "SET",
     "SNFS",
+    "Compressed",
     "FlowMeter",
     "GradientFlow",
     "MaskUpdateObserver",
@@ -48,7 +51,9 @@ __all__ = [
     "Static",
     "__version__",
     "callbacks",
+    "compress",
     "cost",
+    "decompress",
     "distributions",
     "from_tfmot",
     "get_masks",

@@ -3,7 +3,7 @@
 Importing the package registers its algorithms.
 """
 
-from rigl_keras.algorithms.base import KernelState, MaskUpdater, Pruner
+from rigl_keras.algorithms.base import CompressedState, KernelState, MaskUpdater, Pruner
 from rigl_keras.algorithms.dynamic import SET, SNFS, RigL, RigLInverted
 from rigl_keras.algorithms.pruners import SNIP, GraSP, Magnitude
 from rigl_keras.algorithms.registry import named, register
@@ -12,6 +12,7 @@ __all__ = [
     "SET",
     "SNFS",
     "SNIP",
+    "CompressedState",
     "GraSP",
     "KernelState",
     "Magnitude",

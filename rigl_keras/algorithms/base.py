@@ -6,53 +6,22 @@ and which of equal ones, is decided here.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from rigl_keras.algorithms.compressed_update import kept_units, new_indices
 from rigl_keras.common.checks import check_choice, check_not_negative
-from rigl_keras.common.seeding import ALGORITHM
+from rigl_keras.common.seeding import random_normal
 from rigl_keras.common.shown import ShowsArguments
 from rigl_keras.core.grouped_selection import top_k_in_groups
-from rigl_keras.core.grouping import Grouping
+from rigl_keras.core.kernel_state import CompressedState as CompressedState
+from rigl_keras.core.kernel_state import KernelState as KernelState
 from rigl_keras.core.masked_kernel import TrainedKernel
 from rigl_keras.core.masked_kernel import surviving as surviving
-from rigl_keras.core.pattern_kinds import UNSTRUCTURED
-from rigl_keras.core.patterns import Pattern
 from rigl_keras.core.selection import top_k_mask
 
 RANKINGS = ("layer", "global")
-
-
-class KernelState(NamedTuple):
-    """What an algorithm sees of a kernel: tensors of its shape, a seed, its pattern.
-
-    Attributes:
-      weights: the kernel's weights, 0 off the mask.
-      mask: bool, True where a connection exists.
-      gradient: the dense gradient of the training step's loss or, with `grow_data`, of
-        the loss on that batch times its number of examples, regularisers included; None
-        where the algorithm asks for none.
-      seed: stateless seed, int64 of shape [2], for this kernel and this update; pruners
-        draw nothing and do without.
-      hessian_gradient: the Hessian times the gradient, or None likewise.
-      pattern: the pattern that the mask has. Scores have nothing to do with it.
-      axes: the kernel's axes that count input units, and those that count outputs,
-        which some patterns need.
-    """
-
-    weights: tf.Tensor
-    mask: tf.Tensor
-    gradient: tf.Tensor | None = None
-    seed: tf.Tensor | None = None
-    hessian_gradient: tf.Tensor | None = None
-    pattern: Pattern = UNSTRUCTURED
-    axes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-
-    @property
-    def grouping(self) -> Grouping:
-        """How the pattern groups the kernel's weights."""
-        return self.pattern.grouping(tuple(self.mask.shape), *self.axes)
 
 
 class MaskUpdater(ShowsArguments):
@@ -78,8 +47,8 @@ class MaskUpdater(ShowsArguments):
     suits_xla = False
 
     def __init__(self, drop_noise: float = 0.0) -> None:
-        self._drop_noise = check_not_negative("drop_noise", drop_noise)
-        if self._drop_noise > 0:
+        self.drop_noise = check_not_negative("drop_noise", drop_noise)
+        if self.drop_noise > 0:
             # XLA's normal numbers are others than TensorFlow's, and so the masks.
             self.suits_xla = False
 
@@ -92,27 +61,42 @@ class MaskUpdater(ShowsArguments):
         return tf.abs(state.weights)
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
-        """Scores of the connections that do not exist; the highest are grown.
+        """Scores of the units that do not exist; the highest are grown.
 
-        Connections dropped in the same update take part.
+        A unit of a pattern is looked at as one weight, whose gradient is the sum of
+        those of its elements. Units dropped in the same update take part.
+
+        Args:
+          state: a `KernelState` of units, see `KernelState.in_units`.
 
         Returns:
-          A real tensor of the kernel's shape; its values at kept ones do not count.
+          A real tensor of the shape of `state.mask`; its values at kept units do not
+          count.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no grow_scores.")
 
     def new_masks(
-        self, states: Sequence[KernelState], drop_fraction: tf.Tensor
+        self,
+        states: Sequence[KernelState | CompressedState],
+        drop_fraction: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """The masks after one update of all kernels; see `new_mask`."""
-        return [self.new_mask(state, drop_fraction) for state in states]
+        """The masks after one update of all kernels; see `new_mask`.
+
+        Of a compressed kernel it is the indices.
+        """
+        return [
+            self.new_mask(state, drop_fraction)
+            if isinstance(state, KernelState)
+            else new_indices(self, state, drop_fraction)
+            for state in states
+        ]
 
     def new_mask(self, state: KernelState, drop_fraction: tf.Tensor) -> tf.Tensor:
         """The mask after one update.
 
-        Units of the kernel's pattern, single weights where it has none, are ranked by
-        the sums of their scores. Those to drop are ranked over the whole kernel, and
-        every group grows as many as it lost.
+        Units of the kernel's pattern, single weights where it has none, are dropped by
+        the sums of their drop scores, ranked over the whole kernel, and every group
+        grows as many as it lost.
 
         Args:
           state: a `KernelState`.
@@ -128,16 +112,12 @@ class MaskUpdater(ShowsArguments):
         """
         grouping = state.grouping
         exists = grouping.present(state.mask)
-        active = tf.math.count_nonzero(exists, dtype=tf.int32)
-        replaced = tf.cast(
-            tf.floor(tf.cast(active, tf.float32) * drop_fraction), tf.int32
-        )
-        replaced = tf.minimum(replaced, active)  # which float32 may have rounded up
-        drop_scores = self._with_noise(
-            grouping.sums(self.drop_scores(state)), state.seed
-        )
-        kept = top_k_mask(drop_scores, active - replaced, where=exists)
-        grow_scores = grouping.sums(self.grow_scores(state))
+        drop_scores = grouping.sums(self.drop_scores(state))
+        if self.drop_noise > 0:
+            noise = self.noise_at(drop_scores.shape, state.seed)
+            drop_scores += tf.cast(noise, drop_scores.dtype)
+        kept, replaced = kept_units(drop_scores, exists, drop_fraction)
+        grow_scores = self.grow_scores(state.in_units())
         counts = _counted(exists)
         if state.pattern.redistributes:
             best = top_k_mask(grow_scores, replaced, where=tf.logical_not(exists))
@@ -148,13 +128,19 @@ class MaskUpdater(ShowsArguments):
         grown = top_k_in_groups(grow_scores, missing, where=tf.logical_not(kept))
         return grouping.spread(tf.logical_or(kept, grown))
 
-    def _with_noise(self, scores: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if self._drop_noise == 0:
-            return scores
+    def noise_at(
+        self, shape: Sequence[int], seed: tf.Tensor, first: int | tf.Tensor = 0
+    ) -> tf.Tensor:
+        """The noise of some units' drop scores.
+
+        Args:
+          shape: of the units.
+          seed: the kernel's and update's.
+          first: how many units of the kernel come before these.
+        """
         # Another key than the one that growth draws by.
-        seed = tf.bitwise.invert(seed)
-        noise = tf.random.stateless_normal(scores.shape, seed, alg=ALGORITHM)
-        return scores + tf.cast(self._drop_noise * noise, scores.dtype)
+        key = tf.bitwise.invert(seed)
+        return self.drop_noise * random_normal(shape, key, first)
 
 
 def _counted(units: tf.Tensor) -> tf.Tensor:
@@ -202,9 +188,7 @@ class Pruner(ShowsArguments):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no keep_scores.")
 
-    def new_masks(
-        self, states: Sequence[KernelState], sparsity: tf.Tensor
-    ) -> list[tf.Tensor]:
+    def new_masks(self, states: Sequence[Any], sparsity: tf.Tensor) -> list[tf.Tensor]:
         """The masks after pruning.
 
         Args:

@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from rigl_keras.algorithms.base import KernelState, MaskUpdater
 from rigl_keras.algorithms.registry import register
-from rigl_keras.common.seeding import ALGORITHM
 
 
 @register
@@ -19,14 +18,7 @@ class SET(MaskUpdater):
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
         """Random integers, independent for each kernel and update."""
-        return tf.random.stateless_uniform(
-            tf.shape(state.weights),
-            state.seed,
-            minval=None,
-            maxval=None,
-            dtype=tf.int32,
-            alg=ALGORITHM,
-        )
+        return state.random_integers()
 
 
 @register
@@ -41,7 +33,7 @@ class RigL(MaskUpdater):
     suits_xla = True
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
-        """Magnitudes of the dense gradient."""
+        """Magnitudes of the gradient."""
         return tf.abs(state.gradient)
 
 
@@ -57,7 +49,7 @@ class RigLInverted(MaskUpdater):
     suits_xla = True
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
-        """Negated magnitudes of the dense gradient."""
+        """Negated magnitudes of the gradient."""
         return -tf.abs(state.gradient)
 
 
@@ -75,5 +67,5 @@ class SNFS(MaskUpdater):
     gradient_decay = 0.9
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
-        """Magnitudes of the averaged dense gradient."""
+        """Magnitudes of the averaged gradient."""
         return tf.abs(state.gradient)

@@ -30,7 +30,11 @@ def active_indices(model, dense=False):
       `model.trainable_variables`: the active entries of masked kernels, and all of
       every other parameter.
     """
-    masks = {id(kernel.kernel): kernel.mask for kernel in sparse_kernels(model)}
+    masks = {
+        id(kernel.variable): kernel.mask
+        for kernel in sparse_kernels(model)
+        if not kernel.is_compressed  # of those every weight exists
+    }
     is_active = [
         np.ones(variable.shape, bool).ravel()
         if dense or id(variable) not in masks

@@ -197,7 +197,7 @@ def uneven_masks(model, sparsity, seed=0):
         )
     return {
         kernel.path: _uneven_mask(
-            tuple(kernel.variable.shape),
+            kernel.shape,
             kernel.out_axes,
             sparsity,
             seed=seed,

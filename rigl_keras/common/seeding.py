@@ -1,11 +1,15 @@
 """Stateless random seeds: every draw is named by what it is for."""
 
+import functools
 import hashlib
+import math
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 # One generator on every device, so that a seed means the same numbers everywhere.
 ALGORITHM = "philox"
+_NUMBERS_A_COUNT = 4
 
 
 def stateless_seed(
@@ -33,6 +37,61 @@ def stateless_seed(
     digest = hashlib.blake2b(name, digest_size=8).digest()
     key = int.from_bytes(digest, "little", signed=True)
     return tf.stack([tf.constant(key, tf.int64), tf.cast(step, tf.int64)])
+
+
+def random_integers(
+    shape: Sequence[int], seed: tf.Tensor, first: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Random integers, also a part of those of a larger tensor.
+
+    Args:
+      shape: static shape of what is drawn.
+      seed: stateless seed, int64 of shape [2].
+      first: how many numbers of the larger tensor, flat, come before these.
+
+    Returns:
+      An int32 tensor, uniform over all its values; bitwise equal with and without XLA.
+    """
+    full = tf.raw_ops.StatelessRandomUniformFullIntV2
+    return _part(functools.partial(full, dtype=tf.int32), shape, seed, first=first)
+
+
+def random_normal(
+    shape: Sequence[int], seed: tf.Tensor, first: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Standard normal numbers, also a part of those of a larger tensor.
+
+    Args and returns are those of `random_integers`, but for the type, float32, and
+    that XLA's normal numbers are others.
+    """
+    normal = tf.raw_ops.StatelessRandomNormalV2
+    return _part(functools.partial(normal, dtype=tf.float32), shape, seed, first=first)
+
+
+def _part(
+    draw: Callable[..., tf.Tensor],
+    shape: Sequence[int],
+    seed: tf.Tensor,
+    *,
+    first: int | tf.Tensor,
+) -> tf.Tensor:
+    """Numbers from the place `first` on in the stream of a seed.
+
+    Philox makes numbers of 32 bits in fours, of which it counts: as TensorFlow 2.21
+    does on the CPU and XLA.
+    """
+    size = math.prod(shape)
+    first = tf.cast(first, tf.int64)
+    lead = first % _NUMBERS_A_COUNT
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    low = counter[0] + tf.cast(first // _NUMBERS_A_COUNT, tf.uint64)
+    numbers = draw(
+        shape=[size + _NUMBERS_A_COUNT - 1],
+        key=key,
+        counter=tf.stack([low, counter[1]]),
+        alg=tf.random.Algorithm.PHILOX.value,
+    )
+    return tf.reshape(tf.slice(numbers, [lead], [size]), shape)
 
 
 def _checked(seed: int) -> int:

@@ -8,6 +8,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.common.checks import check_choice
 from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.conversion.compress import compress
 from rigl_keras.conversion.copies import (
     copy_layer,
     copy_model,
@@ -22,9 +23,11 @@ from rigl_keras.core.initializers import check_initializer, initial_values
 from rigl_keras.core.kernels import masked
 from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
+from rigl_keras.layers.compressed import Compressed
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel, check_training_is_keras_own
 
+STORAGES = ("masked", "compressed")
 # How a user copies what `strip` cannot.
 _COPY = (
     "plain.set_weights(sparse.layer.get_weights()), where `sparse` is a Sparse layer; "
@@ -45,6 +48,7 @@ def sparsify(
     masks=None,
     include=(),
     pattern=None,
+    storage="masked",
 ):
     """Makes a sparse copy of a model: every layer with kernels is wrapped in `Sparse`.
 
@@ -89,6 +93,8 @@ def sparsify(
         or a list of them, of which each kernel takes the first that suits it, with
         "dense" for no mask; or a mapping from glob patterns on paths to all of these,
         the first match wins, and kernels without a match are unstructured.
+      storage: "masked" keeps kernels in full, beside a mask; "compressed" stores those
+        without their zeros that can be, see `compress`.
 
     Returns:
       A model of the same name; of the same kind if that is Sequential or Functional.
@@ -102,13 +108,15 @@ def sparsify(
         quantised, that trains in a way of its own, or that cannot be copied; for an
         argument out of range; for a pattern or path that matches no kernel; for
         a kernel that its `pattern` does not suit, or that is asked for another sparsity
-        than that sets; and when nothing would become sparse.
+        than that sets; when nothing would become sparse; and with
+        `storage="compressed"` when no kernel can be stored so.
 
     Source: Evci et al. 2020 (RigL), section 3, for the distributions; Evci et al. 2022,
     section 3.1, for the initialisation.
     """
     _check_plain(model)
     check_initializer(initializer)
+    check_choice("`storage`", storage, STORAGES)
     maskable = kernels.find_maskable(model)
     if masks is None:
         plan = plan_masks(
@@ -144,6 +152,8 @@ def sparsify(
     if verbose:
         _print_dense_weights(sparse, reasons)
         _print_sparsity(maskable, plan, wish)
+    if storage == "compressed":
+        return compress(sparse, verbose)
     compat.refuse_fit(sparse)
     return sparse
 
@@ -235,8 +245,8 @@ def strip(model):
 
 
 def _print_dense_weights(model, reasons):
-    sparse = {id(kernel.kernel) for kernel in sparse_kernels(model)}
-    masks = {id(kernel.mask) for kernel in sparse_kernels(model)}
+    sparse = {id(kernel.variable) for kernel in sparse_kernels(model)}
+    masks = {id(v) for kernel in sparse_kernels(model) for v in kernel.index_variables}
     dense = [
         path
         for path, _, weight in kernels.named_weights(model)
@@ -262,7 +272,7 @@ def _print_sparsity(maskable, plan, wish):
     planned = [initial.mask for initial in plan.values()]
     zeros = sum(mask.size - np.count_nonzero(mask) for mask in planned)
     masked_share = zeros / sum(mask.size for mask in planned)
-    whole = zeros / sum(np.prod(tuple(kernel.variable.shape)) for kernel in maskable)
+    whole = zeros / sum(np.prod(kernel.shape) for kernel in maskable)
     expected = masked_share if wish is None else wish
     if max(abs(masked_share - expected), abs(whole - expected)) > 0.001:
         print(f"sparsify: {asked.described(wish, masked_share, whole)}.")
@@ -287,9 +297,9 @@ def _check_plain(model):
             "masks of their own. Take those over, rigl_keras.from_tfmot(model), or "
             "`strip` it first."
         )
-    if any(isinstance(layer, Sparse) for layer, _ in kernels.walk(model)):
+    if any(isinstance(layer, Sparse | Compressed) for layer, _ in kernels.walk(model)):
         raise ValueError(
-            f"Model {model.name!r} has Sparse layers already. Change its masks with "
+            f"Model {model.name!r} has sparse layers already. Change its masks with "
             "rigl_keras.set_masks, or `strip` it first."
         )
     if not kernels.find_kernels(model):
@@ -318,11 +328,17 @@ def _wrapped(layer, planned, seed):
     return sparse
 
 
+def _is_sparse_layer(layer):
+    return is_wrapper(layer) or isinstance(layer, Compressed)
+
+
 def _unwrapped(layer):
-    if is_wrapper(layer):
+    if _is_sparse_layer(layer):
         return copy_layer(layer.layer)
     if isinstance(layer, keras.layers.Layer):  # Keras 3 clones operations too.
-        held = [child.name for child, _ in kernels.walk(layer) if is_wrapper(child)]
+        held = [
+            child.name for child, _ in kernels.walk(layer) if _is_sparse_layer(child)
+        ]
         if held:
             raise ValueError(
                 f"Layers {held} are made inside a layer's own code, where they cannot "

@@ -9,6 +9,7 @@ from rigl_keras import compat
 from rigl_keras.core import kernels
 from rigl_keras.core.masks import masks_by_weight
 from rigl_keras.core.tfmot_wrappers import is_pruning_wrapper
+from rigl_keras.layers.compressed import Compressed
 from rigl_keras.layers.sparse import Sparse
 from rigl_keras.layers.sparse_model import SparseModel, check_wrapped
 
@@ -138,7 +139,7 @@ def copy_weights(source, target):
     new_layers = _plain_layers(target)
     layers = _without_leftovers(_plain_layers(source), new_layers)
     for layer, copy in zip(layers, new_layers, strict=True):
-        weights, new_weights = kernels.own_weights(layer), kernels.own_weights(copy)
+        weights, new_weights = _stored_alike(layer, copy)
         if _described(weights) != _described(new_weights):
             raise ValueError(
                 f"Layer {layer.name!r} has the weights {_described(weights)}, but made "
@@ -158,9 +159,32 @@ def copy_weights(source, target):
             if id(weight) in masks:
                 values = kernels.masked(values, masks[id(weight)])
             new.assign(values)
-        if hasattr(copy, "finalize_state"):
+        if isinstance(layer, Compressed) != isinstance(copy, Compressed):
+            _copy_kernel(layer, copy, masks)
+        if hasattr(copy, "finalize_state") and copy.built:
             copy.finalize_state()  # Preprocessing computes with what it derives here.
     _copy_freezing(layers, new_layers)
+
+
+def _stored_alike(layer, copy):
+    """The weights of a layer and its copy, but for a kernel stored in another way."""
+    is_alike = isinstance(layer, Compressed) == isinstance(copy, Compressed)
+    return [
+        kernels.own_weights(one)
+        if is_alike
+        else [w for w in kernels.own_weights(one) if compat.variable_name(w) == "bias"]
+        for one in (layer, copy)
+    ]
+
+
+def _copy_kernel(layer, copy, masks):
+    """Copies a kernel from full storage to compressed or back."""
+    if isinstance(copy, Compressed):
+        weights = compat.raw(layer.kernel)
+        mask = kernels.read_mask(compat.raw(masks[id(layer.kernel)]))
+        copy.compressed_kernel.assign(mask, tf.convert_to_tensor(weights))
+    else:
+        compat.raw(copy.kernel).assign(layer.compressed_kernel.weights())
 
 
 def _copy_freezing(layers, copies):

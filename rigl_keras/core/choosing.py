@@ -184,8 +184,7 @@ def grouping_of(kernel: Any, pattern: Pattern) -> Grouping:
       kernel: a `Kernel`.
       pattern: a `Pattern` that suits it.
     """
-    shape = tuple(kernel.variable.shape)
-    return pattern.grouping(shape, kernel.in_axes, kernel.out_axes)
+    return pattern.grouping(kernel.shape, kernel.in_axes, kernel.out_axes)
 
 
 def check_fits(

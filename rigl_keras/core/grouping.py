@@ -117,14 +117,51 @@ class Grouping:
             1 if axis in self._elements else size
             for axis, size in enumerate(layout.shape)
         ]
-        whole = tf.broadcast_to(tf.reshape(parts, single), layout.shape)
-        ordered = tf.reshape(whole, [self._shape[axis] for axis in self._order])
+        return self._put_back(tf.broadcast_to(tf.reshape(parts, single), layout.shape))
+
+    def split(self, values: tf.Tensor) -> tf.Tensor:
+        """All weights by group, unit and element.
+
+        Args:
+          values: tensor of the kernel's shape.
+
+        Returns:
+          A tensor of shape [groups, units, elements].
+        """
+        parts = _transposed(self._laid_out(values), self._axes)
+        return tf.reshape(parts, [self.groups, self.units, self.elements])
+
+    def joined(self, parts: tf.Tensor) -> tf.Tensor:
+        """The kernel of weights by group, unit and element: undoes `split`.
+
+        Args:
+          parts: tensor of shape [groups, units, elements].
+
+        Returns:
+          A tensor of the kernel's shape.
+        """
+        shape = [self._layout.shape[axis] for axis in self._axes]
+        laid_out = _transposed(tf.reshape(parts, shape), self._axes, True)
+        return self._put_back(laid_out)
+
+    @property
+    def _axes(self) -> list[int]:
+        """The layout's axes: of groups, of units, of elements."""
+        return [*self._layout.groups, *self._layout.units, *self._elements]
+
+    def _laid_out(self, values: tf.Tensor) -> tf.Tensor:
+        """The kernel in the layout's shape."""
+        return tf.reshape(_transposed(values, self._order), self._layout.shape)
+
+    def _put_back(self, laid_out: tf.Tensor) -> tf.Tensor:
+        """The kernel whose weights are in the layout's shape."""
+        ordered = tf.reshape(laid_out, [self._shape[axis] for axis in self._order])
         return _transposed(ordered, self._order, True)
 
     def _folded(self, values: tf.Tensor, combine: Any) -> tf.Tensor:
         """One value for each unit, as a tensor of shape [groups, units]."""
         layout = self._layout
-        values = tf.reshape(_transposed(values, self._order), layout.shape)
+        values = self._laid_out(values)
         for axis in self._elements:
             values = _halved(values, axis, combine)
         outer = layout.groups + layout.units

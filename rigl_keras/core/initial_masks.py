@@ -208,7 +208,7 @@ def given_masks(
     """
     named = masks if isinstance(masks, Mapping) else ()
     kernels = _candidates(maskable, include, named)
-    shapes = {kernel.path: tuple(kernel.variable.shape) for kernel in kernels}
+    shapes = {kernel.path: kernel.shape for kernel in kernels}
     if not isinstance(masks, Mapping):
         raise ValueError(
             f"Expected `masks` to map some of {list(shapes)} to arrays, but got a "

@@ -22,7 +22,7 @@ from rigl_keras.core.kernels import masked
 _FANS = ("fanin", "fanout", "fanavg")
 _SHAPES = ("normal", "uniform")
 # The standard deviation of a standard normal distribution between -2 and 2.
-_TRUNCATED_DEVIATION = 0.87962566103423978
+TRUNCATED_DEVIATION = 0.87962566103423978
 METHODS = tuple(f"{fan}_{shape}" for fan in _FANS for shape in _SHAPES)
 
 
@@ -238,7 +238,7 @@ def _draw(
     """Draws weights of the given variance on the mask, 0 off it."""
     if method.endswith("normal") and truncated:
         weights = tf.random.stateless_truncated_normal(mask.shape, seed, alg=ALGORITHM)
-        spread = np.sqrt(variance) / _TRUNCATED_DEVIATION
+        spread = np.sqrt(variance) / TRUNCATED_DEVIATION
     elif method.endswith("normal"):
         weights = tf.random.stateless_normal(mask.shape, seed, alg=ALGORITHM)
         spread = np.sqrt(variance)

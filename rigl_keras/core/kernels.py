@@ -25,10 +25,11 @@ class Kernel(NamedTuple):
 
     Attributes:
       path: names of the layers on the way to it and its own, such as "conv1/kernel".
-      variable: the kernel's variable.
+      variable: the kernel's variable; of a compressed kernel, the weights that exist.
       in_axes: axes that count input units, as non-negative ints.
       out_axes: axes that count output units; the others are taps of a convolution.
       owner: the layer whose weight it is.
+      shape: the kernel's, that of the dense one where it is compressed.
     """
 
     path: str
@@ -36,10 +37,11 @@ class Kernel(NamedTuple):
     in_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
     owner: Any
+    shape: tuple[int, ...]
 
     def __repr__(self) -> str:
         """Where it is, instead of all its weights."""
-        return f"Kernel(path={self.path!r}, shape={tuple(self.variable.shape)})"
+        return f"Kernel(path={self.path!r}, shape={self.shape})"
 
     @property
     def is_kernel(self) -> bool:
@@ -59,14 +61,13 @@ class Kernel(NamedTuple):
     @property
     def connection_shape(self) -> tuple[int, ...]:
         """Shape with one axis of inputs and one of outputs: (*taps, n_in, n_out)."""
-        shape = tuple(self.variable.shape)
         taps = [
             size
-            for axis, size in enumerate(shape)
+            for axis, size in enumerate(self.shape)
             if axis not in self.in_axes + self.out_axes
         ]
-        n_in = int(np.prod([shape[axis] for axis in self.in_axes]))
-        n_out = int(np.prod([shape[axis] for axis in self.out_axes]))
+        n_in = int(np.prod([self.shape[axis] for axis in self.in_axes]))
+        n_out = int(np.prod([self.shape[axis] for axis in self.out_axes]))
         return (*taps, n_in, n_out)
 
 
@@ -116,8 +117,17 @@ def find_maskable(layer: Any, path: str = "") -> list[Kernel]:
 
 
 def _kernel(path: str, variable: Any, owner: Any) -> Kernel:
-    in_axes, out_axes = kernel_axes(owner, variable)
-    return Kernel(path, variable, in_axes, out_axes, owner)
+    compressed = compressed_kernel(owner)
+    if compressed is not None and compressed.variable is variable:
+        axes, shape = (compressed.in_axes, compressed.out_axes), compressed.shape
+    else:
+        axes, shape = kernel_axes(owner, variable), tuple(variable.shape)
+    return Kernel(path, variable, *axes, owner, shape)
+
+
+def compressed_kernel(layer: Any) -> Any:
+    """The `CompressedKernel` of a layer; None of one whose kernels are all in full."""
+    return getattr(layer, "compressed_kernel", None)
 
 
 def find_kernels(layer: Any, path: str = "") -> list[Kernel]:
@@ -278,11 +288,11 @@ def kernel_axes(layer: Any, variable: Any) -> tuple[tuple[int, ...], tuple[int, 
         return (rank - 1,), (rank - 2,)
     is_kernel = compat.variable_name(variable) == "kernel"
     if isinstance(layer, keras.layers.EinsumDense) and is_kernel:
-        return _einsum_axes(layer.equation)
+        return einsum_axes(layer.equation)
     return (rank - 2,), (rank - 1,)
 
 
-def _einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def einsum_axes(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """An axis of the kernel that is summed away counts inputs, another one outputs."""
     operands, output = equation.replace(" ", "").split("->")
     letters = operands.split(",")[1].replace("...", "")

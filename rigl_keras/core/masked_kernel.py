@@ -1,6 +1,6 @@
 """What training needs of a sparse kernel, and the kernel that is stored in full."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.core.grouping import Grouping
+from rigl_keras.core.kernel_state import KernelState
 from rigl_keras.core.kernels import masked, read_mask
 from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.core.patterns import Pattern
@@ -34,10 +35,53 @@ class SparseKernel(NamedTuple):
     pattern: Pattern = UNSTRUCTURED
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether it is stored without its zeros."""
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The kernel's shape."""
+        return tuple(self.kernel.shape)
+
+    @property
+    def variable(self) -> Any:
+        """The variable that the optimizer trains: the kernel."""
+        return self.kernel
+
+    @property
+    def index_variables(self) -> tuple[Any, ...]:
+        """The variables that say which connections exist: the mask."""
+        return (self.mask,)
+
+    @property
+    def active(self) -> int:
+        """How many weights exist."""
+        return int(np.count_nonzero(self.mask.numpy()))
+
+    @property
     def grouping(self) -> Grouping:
         """How the pattern groups its weights."""
-        shape = tuple(self.kernel.shape)
-        return self.pattern.grouping(shape, self.in_axes, self.out_axes)
+        return self.pattern.grouping(self.shape, self.in_axes, self.out_axes)
+
+    def weights(self) -> tf.Tensor:
+        """The kernel as a tensor."""
+        return tf.convert_to_tensor(compat.raw(self.kernel))
+
+    def trained(self, keeps_gradient: bool = False) -> "MaskedKernel":
+        """The kernel as training sees it; see `TrainedKernel`."""
+        return MaskedKernel(self, keeps_gradient)
+
+    def assign(self, mask: Any, weights: tf.Tensor) -> None:
+        """Sets the mask and the weights: the one place where a mask is assigned.
+
+        Args:
+          mask: bool tensor or array of the kernel's shape.
+          weights: tensor of the kernel's shape and dtype, 0 off the mask.
+        """
+        variable = compat.raw(self.mask)
+        variable.assign(tf.cast(mask, variable.dtype))
+        compat.raw(self.kernel).assign(weights)
 
     def __repr__(self) -> str:
         """Where it is and how sparse, instead of all its weights."""
@@ -65,28 +109,29 @@ class Slot(NamedTuple):
 class TrainedKernel(Protocol):
     """What training needs of a kernel, however its connections are stored.
 
-    `rigl_keras.training` reads a kernel and changes its mask through this interface
-    only. So a kernel that is stored otherwise, such as one without its zeros, is
-    trained by every algorithm once a class of its own provides what follows.
+    `rigl_keras.training` reads a kernel and changes its connections through this
+    interface only. So every algorithm trains a kernel with a mask and one that is
+    stored without its zeros.
 
     All methods are traced, with and without XLA: shapes are static, and a method
-    changes nothing but what it says. `masked_gradient` is called on each replica, in
-    every training step. The others are called between the steps, under the model's
-    strategy.
+    changes nothing but what it says. `masked_gradient` and `keep` are called on each
+    replica, in every training step. The others are called between the steps, under the
+    model's strategy.
 
     How weights stay 0 off the mask while the optimizer moves them is the kernel's own
     affair: a `MaskedKernel` has a constraint for it.
 
     Attributes:
       path: where the kernel is in the model, such as "conv1/kernel".
-      shape: the dense shape, which mask, weights and dense gradient have too.
+      shape: the dense shape.
       axes: the axes of `shape` that count input units, and those that count outputs.
       pattern: the pattern that the mask has, before and after every change.
       variable: the Keras variable that the optimizer is given a gradient for.
-      gradient_variable: None where no gradient is kept; or the float32 variable of
-        `shape` that holds it. Each replica has its own, and their sum is the dense
-        gradient. `GradientHook` assigns it; a checkpoint holds it where it is a moving
+      gradient_variable: None where no gradient is kept; or the float32 variable that
+        holds it, of the shape that the kernel's `state` takes. Each replica has its
+        own, and their sum is the gradient. A checkpoint holds it where it is a moving
         average over the steps.
+      is_compressed: whether it is stored without its zeros.
     """
 
     path: str
@@ -95,36 +140,80 @@ class TrainedKernel(Protocol):
     pattern: Pattern
     variable: Any
     gradient_variable: Any
+    is_compressed: bool
 
     def mask(self) -> tf.Tensor:
         """Which connections exist: a bool tensor of `shape`."""
 
     def weights(self) -> tf.Tensor:
-        """The weights, of the variable's dtype and of `shape`, 0 off the mask."""
+        """The weights, of the variable's dtype and shape, 0 off the mask."""
 
-    def dense_gradient(self) -> tf.Tensor | None:
-        """The gradient that was kept last, off the mask too; None where none is kept.
+    def active_count(self) -> tf.Tensor:
+        """How many connections exist: an int64 scalar."""
+
+    def state(self, gradient: tf.Tensor | None, seed: tf.Tensor) -> Any:
+        """What an algorithm sees: a `KernelState` or `CompressedState`.
+
+        Args:
+          gradient: what `kept_gradient` or `gradient_on_batch` returned, or None.
+          seed: stateless seed, int64 of shape [2].
+        """
+
+    def kept_gradient(self) -> tf.Tensor | None:
+        """The gradient that was kept last, also of connections that do not exist.
 
         Returns:
-          A float32 tensor of `shape`, summed over the replicas.
+          A float32 tensor, summed over the replicas; None where none is kept.
+        """
+
+    def gradient_on_batch(self, gradient: tf.Tensor) -> tf.Tensor | None:
+        """The same on a batch that was evaluated while the kernel listened.
+
+        Args:
+          gradient: that of `variable`.
         """
 
     def masked_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         """What the optimizer is to see of a gradient: 0 where no connection exists.
 
         Args:
-          gradient: dense tensor, the gradient with respect to `variable`.
+          gradient: the gradient with respect to `variable`.
         """
 
-    def replace(self, new_mask: tf.Tensor, slots: Sequence[Slot]) -> None:
-        """Replaces the mask, and with it weights and slots.
-
-        A connection that exists before and after keeps its weight and its slots'
-        entries. For all others the weight becomes 0 and the slots start anew. With the
-        mask of now it clears what is left off the mask.
+    def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
+        """Keeps the gradient of a training step, where it passes the optimizer.
 
         Args:
-          new_mask: bool tensor of `shape`.
+          gradient: a replica's part of the gradient with respect to `variable`.
+          added: function `(kept, gradient) -> what is to be kept`.
+        """
+
+    def listen(self, is_asked: Callable[[], Any] | None) -> None:
+        """Has it kept in the backward pass, where it does not pass the optimizer.
+
+        Args:
+          is_asked: function, traced in the backward pass, that returns whether the
+            gradient is to be kept, as a bool tensor; None to stop.
+        """
+
+    def forget(self) -> None:
+        """Prepares for a step whose gradient will be kept."""
+
+    def replace(self, connections: tf.Tensor, slots: Sequence[Slot]) -> None:
+        """Replaces what says which connections exist, and with it weights and slots.
+
+        A connection that exists before and after keeps its weight and its slots'
+        entries. For all others the weight becomes 0 and the slots start anew.
+
+        Args:
+          connections: as `state(...).connections`.
+          slots: those of `variable`.
+        """
+
+    def clear(self, slots: Sequence[Slot]) -> None:
+        """Clears what is left off the mask, of weights and slots.
+
+        Args:
           slots: those of `variable`.
         """
 
@@ -138,6 +227,8 @@ class MaskedKernel:
         it under the model's strategy then.
     """
 
+    is_compressed = False
+
     def __init__(self, kernel: SparseKernel, keeps_gradient: bool = False) -> None:
         self.path = kernel.path
         self.shape = tuple(kernel.kernel.shape)
@@ -146,8 +237,9 @@ class MaskedKernel:
         self.variable = kernel.kernel
         self.gradient_variable: tf.Variable | None = None
         if keeps_gradient:
-            self.gradient_variable = _gradient_variable(kernel.path, self.shape)
+            self.gradient_variable = gradient_variable(kernel.path, self.shape)
         self._mask = kernel.mask
+        self._assign = kernel.assign
 
     def __repr__(self) -> str:
         """Where it is."""
@@ -161,35 +253,59 @@ class MaskedKernel:
         """The kernel as a tensor."""
         return tf.convert_to_tensor(compat.raw(self.variable))
 
-    def dense_gradient(self) -> tf.Tensor | None:
-        """What is in the `gradient_variable`."""
+    def active_count(self) -> tf.Tensor:
+        """How many connections exist."""
+        return tf.math.count_nonzero(self.mask())
+
+    def state(self, gradient: tf.Tensor | None, seed: tf.Tensor) -> KernelState:
+        """See `TrainedKernel`."""
+        return KernelState(
+            self.weights(),
+            self.mask(),
+            gradient,
+            seed,
+            pattern=self.pattern,
+            axes=self.axes,
+        )
+
+    def kept_gradient(self) -> tf.Tensor | None:
+        """What is in the `gradient_variable`, dense."""
         if self.gradient_variable is None:
             return None
         return tf.convert_to_tensor(self.gradient_variable)
+
+    def gradient_on_batch(self, gradient: tf.Tensor) -> tf.Tensor:
+        """The gradient, which is dense."""
+        return gradient
 
     def masked_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         """The gradient with zeros off the mask."""
         return masked(gradient, compat.raw(self._mask))
 
-    def replace(self, new_mask: tf.Tensor, slots: Sequence[Slot]) -> None:
+    def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
+        """Keeps the dense gradient."""
+        kept: Any = self.gradient_variable
+        kept.assign(added(tf.convert_to_tensor(kept), gradient))
+
+    def listen(self, is_asked: Callable[[], Any] | None) -> None:
+        """Does nothing: the dense gradient passes the optimizer."""
+
+    def forget(self) -> None:
+        """Does nothing: what is kept first takes the place of what was kept before."""
+
+    def replace(self, connections: tf.Tensor, slots: Sequence[Slot]) -> None:
         """Replaces the mask; what did not stay starts anew."""
         old_mask = self.mask()
         for slot in slots:
             variable = compat.raw(slot.variable)
             values = tf.convert_to_tensor(variable)
-            variable.assign(surviving(values, old_mask, new_mask, slot.initial_value))
-        self.assign(new_mask, surviving(self.weights(), old_mask, new_mask))
+            values = surviving(values, old_mask, connections, slot.initial_value)
+            variable.assign(values)
+        self._assign(connections, surviving(self.weights(), old_mask, connections))
 
-    def assign(self, mask: Any, weights: tf.Tensor) -> None:
-        """Sets the mask and the weights: the one place where a mask is assigned.
-
-        Args:
-          mask: bool tensor or array of the kernel's shape.
-          weights: tensor of the kernel's shape and dtype, 0 off the mask.
-        """
-        variable = compat.raw(self._mask)
-        variable.assign(tf.cast(mask, variable.dtype))
-        compat.raw(self.variable).assign(weights)
+    def clear(self, slots: Sequence[Slot]) -> None:
+        """Has weights and slots start anew off the mask."""
+        self.replace(self.mask(), slots)
 
 
 def surviving(
@@ -214,7 +330,7 @@ def surviving(
     return tf.where(kept, values, tf.cast(initial_value, values.dtype))
 
 
-def _gradient_variable(path: str, shape: tuple[int, ...]) -> tf.Variable:
+def gradient_variable(path: str, shape: tuple[int, ...]) -> tf.Variable:
     """A variable that each replica assigns for itself, and that is read as the sum.
 
     So replicas exchange nothing until an update reads it.

@@ -10,8 +10,9 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.core import kernels
 from rigl_keras.core.choosing import check_fits
+from rigl_keras.core.compressed_kernel import CompressedKernel
 from rigl_keras.core.kernels import Kernel, masked
-from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel
+from rigl_keras.core.masked_kernel import SparseKernel
 from rigl_keras.core.pattern_kinds import UNSTRUCTURED
 from rigl_keras.core.patterns import Pattern
 from rigl_keras.core.tfmot_patterns import wrapper_pattern, wrappers_by_weight
@@ -41,15 +42,16 @@ class MaskConstraint(keras.constraints.Constraint):
         return masked(w if self.inner is None else self.inner(w), self.mask)
 
 
-def sparse_kernels(model: Any) -> list[SparseKernel]:
-    """The kernels of a model that have a mask.
+def sparse_kernels(model: Any) -> list[SparseKernel | CompressedKernel]:
+    """The kernels of a model that are sparse.
 
     Args:
-      model: a built model or layer that holds `Sparse` layers, or those of TFMOT's
-        `prune_low_magnitude`.
+      model: a built model or layer that holds `Sparse` or `Compressed` layers, or those
+        of TFMOT's `prune_low_magnitude`.
 
     Returns:
-      A list of `SparseKernel`, in the order of the layers, empty for a dense model.
+      A list of `SparseKernel`, which has a mask, and `CompressedKernel`, which is
+      stored without its zeros; in the order of the layers, empty for a dense model.
 
     Raises:
       TypeError: when `model` is no model of the Keras in use.
@@ -57,18 +59,30 @@ def sparse_kernels(model: Any) -> list[SparseKernel]:
         the model is dense in spite of its masks.
     """
     compat.check_layer(model, "a model")
-    with_mask, masks = _checked_masks(model)
-    return [
-        SparseKernel(
-            kernel.path,
-            kernel.variable,
-            masks[id(kernel.variable)],
-            kernel.in_axes,
-            kernel.out_axes,
-            pattern,
-        )
+    maskable = kernels.find_maskable(model)
+    with_mask, masks = _checked_masks(model, maskable)
+    patterns = {
+        id(kernel.variable): pattern
         for kernel, pattern in zip(with_mask, _patterns(model, with_mask), strict=True)
-    ]
+    }
+    found: list[SparseKernel | CompressedKernel] = []
+    for kernel in maskable:
+        key = id(kernel.variable)
+        compressed = kernels.compressed_kernel(kernel.owner)
+        if compressed is not None and compressed.variable is kernel.variable:
+            found.append(compressed._replace(path=kernel.path))
+        elif key in masks:
+            found.append(
+                SparseKernel(
+                    kernel.path,
+                    kernel.variable,
+                    masks[key],
+                    kernel.in_axes,
+                    kernel.out_axes,
+                    patterns[key],
+                )
+            )
+    return found
 
 
 def _patterns(model: Any, with_mask: Sequence[Kernel]) -> list[Pattern]:
@@ -89,7 +103,7 @@ def _patterns(model: Any, with_mask: Sequence[Kernel]) -> list[Pattern]:
     return patterns
 
 
-def trainable_kernels(model: Any) -> dict[int, SparseKernel]:
+def trainable_kernels(model: Any) -> dict[int, SparseKernel | CompressedKernel]:
     """The sparse kernels of a model that are not frozen.
 
     Args:
@@ -104,7 +118,7 @@ def trainable_kernels(model: Any) -> dict[int, SparseKernel]:
     return {
         index: kernel
         for index, kernel in enumerate(sparse)
-        if id(kernel.kernel) in trainable
+        if id(kernel.variable) in trainable
     }
 
 
@@ -126,13 +140,14 @@ def masks_by_weight(model: Any) -> dict[int, Any]:
     Raises:
       ValueError: as `sparse_kernels`.
     """
-    return _checked_masks(model)[1]
+    return _checked_masks(model, kernels.find_maskable(model))[1]
 
 
-def _checked_masks(model: Any) -> tuple[list[Kernel], dict[int, Any]]:
+def _checked_masks(
+    model: Any, maskable: Sequence[Kernel]
+) -> tuple[list[Kernel], dict[int, Any]]:
     """The kernels that have a mask, and all masks by the ids of their weights."""
     masks = {id(weight): mask for weight, mask in _weights_with_masks(model)}
-    maskable = kernels.find_maskable(model)
     with_mask = [kernel for kernel in maskable if id(kernel.variable) in masks]
     _check_complete(model, with_mask, masks)
     return with_mask, masks
@@ -172,10 +187,10 @@ def get_masks(model: Any) -> dict[str, np.ndarray]:
     """The masks of a model as arrays.
 
     Args:
-      model: a built model or layer that holds `Sparse` layers.
+      model: a built model or layer that holds `Sparse` or `Compressed` layers.
 
     Returns:
-      A dict from the kernels' paths to bool arrays of their shapes.
+      A dict from the kernels' paths to bool arrays of their dense shapes.
     """
     return {
         kernel.path: kernel.mask.numpy().astype(bool)
@@ -211,15 +226,28 @@ def set_masks(model: Any, masks: Mapping[str, Any]) -> None:
             f"Expected masks of the sparse kernels {list(by_path)}, got {unknown}."
         )
     valid = {
-        path: check_mask(path, mask, tuple(by_path[path].kernel.shape))
+        path: check_mask(path, mask, by_path[path].shape)
         for path, mask in masks.items()
     }
     for path, mask in valid.items():
         kernel = by_path[path]
         check_fits(path, mask, kernel.pattern, grouping=kernel.grouping)
+        if isinstance(kernel, CompressedKernel):
+            _check_count(kernel, mask)
     for path, mask in valid.items():
-        stored = MaskedKernel(by_path[path])
-        stored.assign(mask, masked(stored.weights(), mask))
+        kernel = by_path[path]
+        kernel.assign(mask, masked(kernel.weights(), mask))
+
+
+def _check_count(kernel: CompressedKernel, mask: np.ndarray) -> None:
+    """Refuses a mask of more or fewer weights than a compressed kernel has room for."""
+    active = int(np.count_nonzero(mask))
+    if active != kernel.active:
+        raise ValueError(
+            f"The kernel {kernel.path!r} is stored without its zeros, with room for "
+            f"exactly {kernel.active} weights, but the mask has {active}. Set such a "
+            "mask on the masked model, rigl_keras.decompress(model), and compress that."
+        )
 
 
 def apply_masks(model: Any) -> None:
@@ -267,7 +295,9 @@ def check_patterns(model: Any) -> None:
       ValueError: naming the first such kernel.
     """
     for kernel in sparse_kernels(model):
-        if kernel.pattern != UNSTRUCTURED:
+        if isinstance(kernel, CompressedKernel):
+            kernel.check_indices()
+        elif kernel.pattern != UNSTRUCTURED:
             mask = kernels.read_mask(compat.raw(kernel.mask)).numpy()
             check_fits(kernel.path, mask, kernel.pattern, grouping=kernel.grouping)
 

@@ -71,7 +71,7 @@ def check_wrapper_patterns(model: Any) -> None:
 
 
 def _pattern(wrapper: Any, kernel: Kernel) -> Pattern:
-    rank = len(kernel.variable.shape)
+    rank = len(kernel.shape)
     if wrapper.sparsity_m_by_n:
         zeros, size = wrapper.sparsity_m_by_n
         if kernel.in_axes != (rank - 2,):

@@ -27,7 +27,7 @@ from rigl_keras import compat
 from rigl_keras.common.checks import call_problem, check_int
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core import distributions, kernels
-from rigl_keras.core.masks import masks_by_weight, sparse_kernels
+from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.costs.uses import NO_PRODUCTS, find_uses
 
 BYTES = 4  # of a float32
@@ -223,7 +223,7 @@ def model_cost(model, sparsities=None, input_shape=None):
 
 def _row(kernel, count, found, *, elements):
     """The cost of a kernel, `count` of whose weights are active; None without mask."""
-    key, shape = id(kernel.variable), tuple(kernel.variable.shape)
+    key, shape = id(kernel.variable), kernel.shape
     use = found.uses.get(key)
     if use is None and _multiplies_nothing(kernel):
         use = NO_PRODUCTS
@@ -243,13 +243,8 @@ def _row(kernel, count, found, *, elements):
 def _active(model, maskable, sparsities):
     """How many weights are active in the kernels that are masked, by path."""
     if sparsities is None:
-        masks = masks_by_weight(model)
-        return {
-            kernel.path: int(np.count_nonzero(masks[id(kernel.variable)].numpy()))
-            for kernel in maskable
-            if id(kernel.variable) in masks
-        }
-    sizes = {kernel.path: math.prod(kernel.variable.shape) for kernel in maskable}
+        return {kernel.path: kernel.active for kernel in sparse_kernels(model)}
+    sizes = {kernel.path: math.prod(kernel.shape) for kernel in maskable}
     unknown = sorted(set(sparsities) - set(sizes))
     if unknown:
         raise ValueError(
@@ -264,7 +259,7 @@ def _active(model, maskable, sparsities):
 
 def _multiplies_nothing(kernel):
     """True for what a layer of another type adds: positions, a token, a scale."""
-    name, shape = compat.variable_name(kernel.variable), kernel.variable.shape
+    name, shape = compat.variable_name(kernel.variable), kernel.shape
     is_table = name.endswith("embeddings") and not kernel.is_embedding
     is_vector = not kernel.is_kernel and math.prod(shape) == max(shape)
     return is_table or is_vector
@@ -272,7 +267,11 @@ def _multiplies_nothing(kernel):
 
 def _other_parameters(model, maskable):
     counted = {id(kernel.variable) for kernel in maskable}
-    masks = {id(mask) for mask in masks_by_weight(model).values()}
+    masks = {
+        id(variable)
+        for kernel in sparse_kernels(model)
+        for variable in kernel.index_variables
+    }
     return sum(
         math.prod(weight.shape)
         for _, _, weight in kernels.named_weights(model)

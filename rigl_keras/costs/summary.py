@@ -156,15 +156,19 @@ def _cost(model, input_shape):
 def _rows(model, cost, reasons):
     costs = {} if cost is None else {row.path: row for row in cost.rows}
     sparse = {kernel.path: kernel for kernel in sparse_kernels(model)}
-    hidden = {id(kernel.mask) for kernel in sparse.values()}
+    hidden = {
+        id(variable)
+        for kernel in sparse.values()
+        for variable in kernel.index_variables
+    }
     rows = []
     for path, owner, weight in kernels.named_weights(model):
         if id(weight) in hidden:
             continue
-        shape = tuple(weight.shape)
-        size = int(np.prod(shape))
         kernel = sparse.get(path)
-        active = size if kernel is None else np.count_nonzero(kernel.mask.numpy())
+        shape = tuple(weight.shape) if kernel is None else kernel.shape
+        size = int(np.prod(shape))
+        active = size if kernel is None else kernel.active
         row = SummaryRow(
             path,
             shape,

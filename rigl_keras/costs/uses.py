@@ -320,6 +320,10 @@ def _uses(layer, inputs, outputs):
     given, made = _size(inputs), _size(outputs)
     if given is None or made is None:
         return {}
+    compressed = kernels.compressed_kernel(layer)
+    if compressed is not None:
+        units = math.prod(compressed.shape[axis] for axis in compressed.out_axes)
+        return {"kernel": Use(made // units, made, units)}
     if isinstance(layer, _LAYERS.EinsumDense):
         return {"kernel": _einsum_use(layer, inputs, made)}
     if isinstance(layer, _LAYERS.Dense):

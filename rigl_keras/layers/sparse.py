@@ -96,6 +96,11 @@ class Sparse(keras.layers.Wrapper):
                 f"Layer {layer.name!r} is or holds a Sparse layer already. Wrap the "
                 "plain layer, or change the masks with rigl_keras.set_masks."
             )
+        if any(kernels.compressed_kernel(child) for child, _ in kernels.walk(layer)):
+            raise ValueError(
+                f"Layer {layer.name!r} is or holds a Compressed layer, which is sparse "
+                "already. Leave it as it is."
+            )
         if any(is_pruning_wrapper(child) for child, _ in kernels.walk(layer)):
             raise ValueError(
                 f"Layer {layer.name!r} is or holds a wrapper of TFMOT's "

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.algorithms.base import MaskUpdater, Pruner
+from rigl_keras.algorithms.compressed_update import check_suits_compressed
 from rigl_keras.common.checks import check_has_loss
 from rigl_keras.common.graphs import own_function
-from rigl_keras.core.masked_kernel import MaskedKernel, SparseKernel, TrainedKernel
+from rigl_keras.core.masked_kernel import TrainedKernel
 from rigl_keras.core.masks import check_patterns, sparse_kernels, trainable_kernels
 from rigl_keras.training.gradient_hook import GradientHook
 from rigl_keras.training.mask_update import MaskUpdate, UpdatedKernel
@@ -68,18 +69,20 @@ class Attachment:
         self._loss = compat.compiled_loss(model)
         self._trainable = set(_ids(model.trainable_variables))
         self._snapshot = StepSnapshot(model, optimizer)
-        needs_gradient = updater is not None and updater.needs_gradient
-        self._keeps_gradient = needs_gradient and grow_data is None
+        self._needs_gradient = updater is not None and updater.needs_gradient
+        self._keeps_gradient = self._needs_gradient and grow_data is None
         with self._strategy.scope():
             self._kernels, self._updated = self._prepare_kernels(kernels, paths)
             self.hook = GradientHook(
                 optimizer,
                 [updated.kernel for updated in self._updated],
+                keeps_gradients=self._keeps_gradient,
                 gradient_decay=getattr(updater, "gradient_decay", 0.0),
                 follow_learning_rate=follow_learning_rate,
             )
             self.mask_update: Any = None
             if updater is not None:
+                check_suits_compressed(updater, self.kernels)
                 self.mask_update = MaskUpdate(
                     model,
                     updater,
@@ -99,7 +102,7 @@ class Attachment:
             # Another loss may depend on other kernels, and has other gradients.
             and self._loss is compat.compiled_loss(model)
             and (self.mask_update is None or self.mask_update.fits(model))
-            and _ids(kernel.kernel for kernel in sparse_kernels(model))
+            and _ids(kernel.variable for kernel in sparse_kernels(model))
             == _ids(kernel.variable for kernel in self._kernels)
             and set(_ids(model.trainable_variables)) == self._trainable
         )
@@ -114,7 +117,7 @@ class Attachment:
         check_patterns(self.model)
         with self._strategy.scope():
             for updated in self._updated:
-                updated.kernel.replace(updated.kernel.mask(), updated.slots)
+                updated.kernel.clear(updated.slots)
         self.hook.attach()
 
     def detach(self) -> None:
@@ -194,25 +197,32 @@ class Attachment:
         return None if result.is_finite else "weights or gradients are not finite"
 
     def _prepare_kernels(
-        self, kernels: list[SparseKernel], paths: Collection[str] | None
-    ) -> tuple[list[MaskedKernel], list[UpdatedKernel]]:
+        self, kernels: list[Any], paths: Collection[str] | None
+    ) -> tuple[list[TrainedKernel], list[UpdatedKernel]]:
         """All kernels as training sees them, and those that are updated."""
         chosen = [
             place
             for place, kernel in trainable_kernels(self.model).items()
             if paths is None or kernel.path in paths
         ]
-        masked = [
-            MaskedKernel(kernel, self._keeps_gradient and place in chosen)
+        # On `grow_data` too, a compressed kernel keeps it in the backward pass.
+        needs_gradient = {
+            place
+            for place in chosen
+            if self._keeps_gradient
+            or (self._needs_gradient and kernels[place].is_compressed)
+        }
+        trained = [
+            kernel.trained(place in needs_gradient)
             for place, kernel in enumerate(kernels)
         ]
         slots = find_slots(
             self.optimizer,
             list(self.model.trainable_variables),
-            [masked[place].variable for place in chosen],
+            [trained[place].variable for place in chosen],
         )
-        return masked, [
-            UpdatedKernel(place, masked[place], slots_of_kernel)
+        return trained, [
+            UpdatedKernel(place, trained[place], slots_of_kernel)
             for place, slots_of_kernel in zip(chosen, slots, strict=True)
         ]
 
@@ -234,16 +244,14 @@ class Attachment:
         ]
 
     def _active_counts(self) -> tf.Tensor:
-        return tf.stack(
-            [tf.math.count_nonzero(kernel.mask()) for kernel in self._kernels]
-        )
+        return tf.stack([kernel.active_count() for kernel in self._kernels])
 
 
 def _ids(variables: Iterable[Any]) -> list[int]:
     return [id(variable) for variable in variables]
 
 
-def _check_model(model: Any, optimizer: Any, kernels: list[SparseKernel]) -> None:
+def _check_model(model: Any, optimizer: Any, kernels: list[Any]) -> None:
     if not kernels:
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel, so there is nothing to train "

@@ -3,15 +3,17 @@
 RigL may grow from such a gradient; gradient flow is measured by it.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.common.graphs import own_function
-from rigl_keras.core.kernels import masked, walk
+from rigl_keras.core.kernels import compressed_kernel, masked, walk
+from rigl_keras.core.masked_kernel import TrainedKernel
 from rigl_keras.core.tfmot_wrappers import is_pruning
 from rigl_keras.training.batches import check_batch, check_fits, described
 
@@ -33,6 +35,8 @@ class BatchGradients:
         and other additional losses. A model's own `compute_loss` is then expected to
         add them once, as Keras's does.
       name: what errors call `data`.
+      listening: kernels that keep gradients in the backward pass, if they do that at
+        all: each backward pass of this object adds to what they keep.
 
     Raises:
       ValueError: when `data` is no such tuple, or does not fit the model.
@@ -48,6 +52,7 @@ class BatchGradients:
         *,
         regularized: bool = True,
         name: str = "data",
+        listening: Sequence[TrainedKernel] = (),
     ) -> None:
         check_batch(name, data)
         check_fits(name, data, model)
@@ -56,6 +61,7 @@ class BatchGradients:
         self._data = tf.nest.map_structure(tf.convert_to_tensor, tuple(data))
         self._variables = [compat.raw(variable) for variable in variables]
         self._regularized = regularized
+        self._listening = list(listening)
 
     def gradients(self) -> list[tf.Tensor | None]:
         """The gradients of the variables, summed over the replicas.
@@ -113,7 +119,7 @@ class BatchGradients:
         strategy = self._model.distribute_strategy
         # A function of its own, because a model may need autograph and callers do not.
         replica_function = own_function(lambda: self._without_trace(function))
-        with compat.unchanged_trace_seeds(self._model):
+        with compat.unchanged_trace_seeds(self._model), self._only_own_listening():
             try:
                 by_replica = strategy.run(replica_function)
             except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
@@ -128,6 +134,25 @@ class BatchGradients:
             else strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
             for values in by_replica
         ]
+
+    @contextlib.contextmanager
+    def _only_own_listening(self) -> Iterator[None]:
+        """Has no kernel keep gradients while this is traced, but those that are to."""
+        taps = [
+            compressed.tap
+            for layer, _ in walk(self._model)
+            if (compressed := compressed_kernel(layer)) is not None
+        ]
+        before = [tap.listener for tap in taps]
+        for tap in taps:
+            tap.listener = None
+        for kernel in self._listening:
+            kernel.listen(lambda: True)
+        try:
+            yield
+        finally:
+            for tap, listener in zip(taps, before, strict=True):
+                tap.listener = listener
 
     def _without_trace(
         self, function: Callable[[], list[tf.Tensor | None]]

@@ -1,5 +1,6 @@
 """Sees the gradients on their way into the optimizer: masks them and keeps some."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ _NEVER = -1
 class GradientHook:
     """Masks the gradients of sparse kernels, and keeps the dense ones when asked to.
 
-    With it momentum, Adam's moments, clipping and decay see a sparse model. Dense
-    gradients are kept in the kernels that have a `gradient_variable`, on one step only,
-    the one before a mask update. Each replica writes its own part, and reading gives
-    the sum, so replicas exchange nothing until then. Where the gradients of several
-    batches are accumulated, the gradient of their mean is kept.
+    With it momentum, Adam's moments, clipping and decay see a sparse model. The kernels
+    keep dense gradients on one step only, the one before a mask update. Each replica
+    writes its own part, and reading gives the sum, so replicas exchange nothing until
+    then. Where the gradients of several batches are accumulated, the gradient of their
+    mean is kept.
 
     Create it under the model's strategy. `attach` and `detach` put it on the optimizer
     and take it off; what was traced while it was attached keeps using it.
@@ -27,6 +28,8 @@ class GradientHook:
     Args:
       optimizer: the model's optimizer, perhaps in wrappers, already built.
       kernels: the kernels whose gradients are masked, and kept.
+      keeps_gradients: whether dense gradients are kept when asked for; the kernels have
+        a `gradient_variable` then.
       gradient_decay: 0, or the share of the past in a moving average over the steps,
         which is kept instead, in every step.
       follow_learning_rate: whether `highest_learning_rate` is wanted.
@@ -43,6 +46,7 @@ class GradientHook:
         optimizer: Any,
         kernels: Sequence[TrainedKernel],
         *,
+        keeps_gradients: bool = False,
         gradient_decay: float = 0.0,
         follow_learning_rate: bool = False,
     ) -> None:
@@ -52,9 +56,7 @@ class GradientHook:
         self._undo: Callable[[], None] | None = None
         self.was_called = False
         self._decay = gradient_decay
-        self._keeps_gradients = any(
-            kernel.gradient_variable is not None for kernel in kernels
-        )
+        self._keeps_gradients = keeps_gradients
         if self._keeps_gradients:
             self._keep_at = tf.Variable(_NEVER, trainable=False, dtype=tf.int64)
             # The step whose gradient each kernel has kept, and at last that of the last
@@ -76,12 +78,16 @@ class GradientHook:
             self._on_gradients,
             own=[kernel.variable for kernel in self._kernels],
         )
+        for kernel in self._kernels:
+            kernel.listen(self._is_asked if self._keeps_gradients else None)
 
     def detach(self) -> None:
         """Takes the hook off the optimizer again."""
         if self._undo is not None:
             self._undo()
             self._undo = None
+            for kernel in self._kernels:
+                kernel.listen(None)
 
     def keep_at(self, step: int | None) -> None:
         """Asks for the dense gradients of the step that ends at iteration `step`.
@@ -92,6 +98,9 @@ class GradientHook:
         if self._keeps_gradients:
             # An array, because TensorFlow keeps every Python number that it has seen.
             self._keep_at.assign(np.array(_NEVER if step is None else step))
+            if step is not None:
+                for kernel in self._kernels:
+                    kernel.forget()
 
     def has_kept(self, step: int) -> bool:
         """True when gradients of the step that ended at `step` are there."""
@@ -111,8 +120,7 @@ class GradientHook:
         self, gradients: Sequence[Any], variables: Sequence[Any], summed: bool
     ) -> list[Any]:
         self.was_called = True
-        batch = compat.raw(compat.batch_counter(self._optimizer))
-        batch = tf.cast(tf.convert_to_tensor(batch), tf.int64)
+        batch = self._batch()
         self._note_learning_rate(batch)
         pairs = list(zip(gradients, variables, strict=True))
         dense = {
@@ -145,8 +153,17 @@ class GradientHook:
         if self._decay:
             keep()
             return
-        ends_at = batch // compat.accumulation_steps(self._optimizer) + 1
-        tf.cond(tf.equal(ends_at, self._keep_at), keep, lambda: None)
+        tf.cond(self._is_asked(), keep, lambda: None)
+
+    def _is_asked(self) -> tf.Tensor:
+        """Whether the gradients of the batch that is now trained on are to be kept."""
+        ends_at = self._batch() // compat.accumulation_steps(self._optimizer) + 1
+        return tf.equal(ends_at, self._keep_at)
+
+    def _batch(self) -> tf.Tensor:
+        """How many batches came before, an int64 scalar."""
+        batch = compat.raw(compat.batch_counter(self._optimizer))
+        return tf.cast(tf.convert_to_tensor(batch), tf.int64)
 
     def _keep(
         self, dense: Mapping[int, tf.Tensor], batch: tf.Tensor, summed: bool
@@ -171,11 +188,10 @@ class GradientHook:
         for kernel in self._kernels:
             if id(kernel.variable) in dense:
                 share = _share_of_replica(dense[id(kernel.variable)], summed) / count
-                kept = kernel.gradient_variable
-                kept.assign(self._added(tf.convert_to_tensor(kept), share, is_first))
+                kernel.keep(share, functools.partial(self._added, is_first=is_first))
 
     def _added(
-        self, kept: tf.Tensor, gradient: tf.Tensor, is_first: tf.Tensor | bool
+        self, kept: tf.Tensor, gradient: tf.Tensor, *, is_first: tf.Tensor | bool
     ) -> tf.Tensor:
         """What a kernel keeps, with the gradient of one more batch of the step."""
         past = tf.where(is_first, self._decay * kept, kept)

@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.algorithms.base import KernelState, MaskUpdater, Pruner
+from rigl_keras.algorithms.base import (
+    CompressedState,
+    KernelState,
+    MaskUpdater,
+    Pruner,
+)
 from rigl_keras.common.graphs import own_function
 from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core.masked_kernel import Slot, TrainedKernel
@@ -73,9 +78,12 @@ class MaskUpdate:
         self._seed = seed
         self._batch_gradients: BatchGradients | None = None
         if grow_data is not None:
-            variables = [updated.kernel.variable for updated in kernels]
             self._batch_gradients = BatchGradients(
-                model, grow_data, variables, name="grow_data"
+                model,
+                grow_data,
+                [updated.kernel.variable for updated in kernels],
+                name="grow_data",
+                listening=[updated.kernel for updated in kernels],
             )
         # Under XLA the gradients on `grow_data` have other rounding errors.
         self._suits_xla = grow_data is None and _suits_xla(updater)
@@ -135,18 +143,23 @@ class MaskUpdate:
         )
         states = [state for _, state, _ in taking_part]
         masks = self._updater.new_masks(states, fraction)
-        for (updated, state, has_gradient), mask in zip(
-            taking_part, masks, strict=True
-        ):
-            mask = tf.where(is_finite & has_gradient, mask, state.mask)
-            updated.kernel.replace(mask, updated.slots)
+        for (updated, state, has_gradient), new in zip(taking_part, masks, strict=True):
+            connections = tf.where(is_finite & has_gradient, new, state.connections)
+            updated.kernel.replace(connections, updated.slots)
         return tf.stack([*have_gradient, is_finite])
 
     def _gradients(self) -> list[tf.Tensor | None]:
         """The gradient that each kernel's mask may grow by."""
-        if self._batch_gradients is not None:
-            return self._batch_gradients.summed_gradients()
-        return [updated.kernel.dense_gradient() for updated in self._kernels]
+        if self._batch_gradients is None:
+            return [updated.kernel.kept_gradient() for updated in self._kernels]
+        for updated in self._kernels:
+            updated.kernel.forget()
+        return [
+            None if gradient is None else updated.kernel.gradient_on_batch(gradient)
+            for updated, gradient in zip(
+                self._kernels, self._batch_gradients.summed_gradients(), strict=True
+            )
+        ]
 
     def _have_gradient(
         self, step: tf.Tensor, gradients: Sequence[tf.Tensor | None]
@@ -160,15 +173,10 @@ class MaskUpdate:
 
     def _state(
         self, updated: UpdatedKernel, gradient: tf.Tensor | None, step: tf.Tensor
-    ) -> KernelState:
-        return KernelState(
-            updated.kernel.weights(),
-            updated.kernel.mask(),
-            gradient,
-            stateless_seed(self._updater.name, self._seed, updated.place, step=step),
-            pattern=updated.kernel.pattern,
-            axes=updated.kernel.axes,
-        )
+    ) -> KernelState | CompressedState:
+        name, place = self._updater.name, updated.place
+        seed = stateless_seed(name, self._seed, place, step=step)
+        return updated.kernel.state(gradient, seed)
 
     def _can_use_xla(self, model: Any) -> bool:
         return self._suits_xla and _is_compiled(model)
@@ -191,7 +199,7 @@ def _is_compiled(model: Any) -> bool:
     return is_alone and is_known and bool(getattr(model, "jit_compile", False))
 
 
-def _is_finite(state: KernelState) -> tf.Tensor:
+def _is_finite(state: KernelState | CompressedState) -> tf.Tensor:
     finite = tf.reduce_all(tf.math.is_finite(state.weights))
     if state.gradient is None:
         return finite

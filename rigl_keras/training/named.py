@@ -44,7 +44,7 @@ class _ByClass(MaskUpdates):
     def __repr__(self) -> str:
         """The call that makes it; its noise is the algorithm's."""
         algorithm = getattr(self, "algorithm", None)
-        return self._shown({"drop_noise": getattr(algorithm, "_drop_noise", 0.0)})
+        return self._shown({"drop_noise": getattr(algorithm, "drop_noise", 0.0)})
 
 
 def _with_arguments(cls: _Class) -> _Class:

@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from rigl_keras.algorithms import KernelState, Pruner, named
 from rigl_keras.algorithms.base import check_global_ranking
+from rigl_keras.algorithms.compressed_update import check_suits_compressed
 from rigl_keras.common.checks import check_has_loss, choice
 from rigl_keras.common.graphs import own_function
 from rigl_keras.core.choosing import check_own_sparsity
 from rigl_keras.core.distributions import check_sparsity
-from rigl_keras.core.masked_kernel import MaskedKernel, TrainedKernel
+from rigl_keras.core.masked_kernel import TrainedKernel
 from rigl_keras.core.masks import set_masks, trainable_kernels
 from rigl_keras.training.batch_gradients import BatchGradients
 
@@ -51,12 +52,13 @@ def prune_once(
     """
     pruner = _checked_pruner(criterion, ranking)
     sparsity = check_sparsity(sparsity, "`sparsity`")
-    kernels = [MaskedKernel(kernel) for kernel in trainable_kernels(model).values()]
+    kernels = [kernel.trained() for kernel in trainable_kernels(model).values()]
     if not kernels:
         raise ValueError(
             f"Model {model.name!r} has no sparse kernel to prune. Make it sparse "
             "first: rigl_keras.sparsify(model, sparsity=0)."
         )
+    check_suits_compressed(pruner, kernels)
     for kernel in kernels:
         check_own_sparsity(kernel.path, kernel.pattern, sparsity)
     if pruner.is_global:
