@@ -1,8 +1,7 @@
 """A mask update of a kernel that is stored without its zeros.
 
 It leads to the connections that the update of the same kernel with a mask leads to.
-What
-is as large as the mask is looked at in parts.
+What is as large as the mask is looked at in parts.
 """
 
 from collections.abc import Sequence

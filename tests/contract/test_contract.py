@@ -4,7 +4,18 @@ import itertools
 
 import pytest
 import tiny
-from contract import ALGORITHMS, ONE_SHOT, PATTERNS, WAYS, check, plain
+from contract import (
+    ALGORITHMS,
+    COMPRESSED,
+    COMPRESSED_PATTERN,
+    ONE_SHOT,
+    PATTERNS,
+    REFUSED,
+    WAYS,
+    check,
+    made,
+    plain,
+)
 from golden import GOLDEN, digest
 from histories import of_kind
 
@@ -45,7 +56,7 @@ def combinations(names, ways):
 def marks(name, way, pattern):
     if not is_default(name, way, pattern):
         yield pytest.mark.release
-    if way == "XLA":  # It takes seconds to compile an update.
+    if way.endswith("XLA"):  # It takes seconds to compile an update.
         yield pytest.mark.slow
 
 
@@ -53,6 +64,31 @@ def marks(name, way, pattern):
 @tiny.too_short  # the half of a training that is resumed
 def test_an_algorithm_in_training(name, way, pattern, tmp_path):
     check(name, way, pattern, tmp_path)
+
+
+def compressed_combinations():
+    """By RigL in all ways; the others, which share most of it, in some."""
+    for name, way in itertools.product(ALGORITHMS, COMPRESSED):
+        if name in REFUSED:
+            continue
+        is_default = name == "rigl" or way == "compressed, plain"
+        own = [] if is_default else [pytest.mark.release]
+        # Most train twice, once to compare with.
+        yield pytest.param(name, way, marks=[pytest.mark.slow, *own])
+
+
+@pytest.mark.parametrize(("name", "way"), list(compressed_combinations()))
+@tiny.too_short  # the half of a training that is resumed
+def test_an_algorithm_in_training_of_compressed_kernels(name, way, tmp_path):
+    check(name, way, COMPRESSED_PATTERN, tmp_path)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_algorithm_that_needs_dense_kernels_refuses_compressed_ones(name):
+    algorithm = ALGORITHMS[name]._replace(sparsity=0.5)
+    model, callback, _ = made(algorithm, COMPRESSED_PATTERN, storage="compressed")
+    with pytest.raises(ValueError, match=r"cannot train .*hidden/kernel.*decompress"):
+        callback.prepare(model)
 
 
 @pytest.mark.parametrize(

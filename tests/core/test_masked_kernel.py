@@ -44,11 +44,11 @@ def test_what_is_read(dtype):
 
 
 def test_a_gradient_is_there_where_it_is_kept():
-    assert stored_in_full().dense_gradient() is None
+    assert stored_in_full().kept_gradient() is None
     kernel = stored_in_full(keeps_gradient=True)
-    np.testing.assert_array_equal(kernel.dense_gradient(), np.zeros((2, 3)))
+    np.testing.assert_array_equal(kernel.kept_gradient(), np.zeros((2, 3)))
     kernel.gradient_variable.assign(WEIGHTS + 1)
-    np.testing.assert_array_equal(kernel.dense_gradient(), WEIGHTS + 1)
+    np.testing.assert_array_equal(kernel.kept_gradient(), WEIGHTS + 1)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32])
@@ -75,7 +75,7 @@ def test_the_same_mask_clears_what_is_left_off_it():
     kernel = stored_in_full()
     kernel.variable.assign(np.full((2, 3), 5, np.float32))
     slot = Slot(variable(np.full((2, 3), np.nan, np.float32)), 0.5)
-    kernel.replace(kernel.mask(), [slot])
+    kernel.clear([slot])
     np.testing.assert_array_equal(kernel.mask(), OLD)
     np.testing.assert_array_equal(kernel.weights(), 5 * OLD)
     np.testing.assert_array_equal(slot.variable.numpy(), np.where(OLD, np.nan, 0.5))

@@ -1,5 +1,6 @@
 """Trainings of exact sums, recorded: what every step leaves of masks and weights."""
 
+import numpy as np
 import tensorflow as tf
 import tiny
 from tensorflow import keras
@@ -20,11 +21,28 @@ def snapshot(model, optimizer):
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     for kernel in rigl_keras.sparse_kernels(model):
         arrays[f"mask/{kernel.path}"] = kernel.mask.numpy()
-        arrays[f"kernel/{kernel.path}"] = kernel.kernel.numpy()
-        slots = [v for v in optimizer.variables if v.shape == kernel.kernel.shape]
+        arrays[f"kernel/{kernel.path}"] = in_full(kernel, kernel.variable)
+        slots = [v for v in optimizer.variables if v.shape == kernel.variable.shape]
         for index, slot in enumerate(slots):
-            arrays[f"slot{index}/{kernel.path}"] = slot.numpy()
+            arrays[f"slot{index}/{kernel.path}"] = in_full(kernel, slot)
     return arrays
+
+
+def in_full(kernel, variable):
+    """The kernel or one of its slots as an array of the dense shape.
+
+    Of a compressed kernel it is one of two axes.
+    """
+    values = variable.numpy()
+    if not kernel.is_compressed:
+        return values
+    array = np.zeros(kernel.shape, values.dtype)
+    size = values.shape[2]
+    for group, outputs in enumerate(kernel.indices.numpy()):
+        for block, output in enumerate(outputs):
+            rows = slice(group * size, (group + 1) * size)
+            array[rows, output] = values[group, block]
+    return array
 
 
 def of_kind(arrays, kind):
