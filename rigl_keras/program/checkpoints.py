@@ -9,16 +9,18 @@ import tensorflow as tf
 from rigl_keras import compat
 from rigl_keras.core import kernels
 from rigl_keras.core.masks import sparse_kernels
+from rigl_keras.program.compressed_values import INDICES, in_full, layouts
+from rigl_keras.program.compressed_values import MASK as MASK
 
 _WRITING = "ckpt.writing"
-MASK = "/mask"  # what the name of a mask ends in, after its kernel's
 
 
 class Checkpoints:
     """The checkpoints `ckpt-<step>` in a folder.
 
     A checkpoint holds the model's variables by path, masks as "<kernel's path>/mask",
-    the optimizer's by position, and what else a run needs to go on. It is in
+    compressed kernels as `compressed_values` says, the optimizer's variables by
+    position, and what else a run needs to go on. It is in
     TensorFlow's format, for `tf.train.load_checkpoint`.
 
     Args:
@@ -43,7 +45,7 @@ class Checkpoints:
             )
         self._keep = keep
         parts = {
-            "model": named_variables(model),
+            "model": {**named_variables(model), **layouts(model)},
             "optimizer": _numbered(optimizer.variables),
             "random": _numbered(compat.random_states(model)),
         }
@@ -121,7 +123,8 @@ class SavedModel:
 
     Attributes:
       path: as a str.
-      values: dict from paths, as in `named_variables` but sorted, to arrays.
+      values: dict from paths, as in `named_variables` but sorted, to arrays; kernels
+        that are compressed there have their zeros and a mask here.
       masks: dict from the kernels' paths to masks; empty for a dense model.
 
     Raises:
@@ -132,7 +135,7 @@ class SavedModel:
     def __init__(self, path):
         self.path = str(path)
         check_no_pattern("a checkpoint's path", self.path)
-        self.values = dict(sorted(self._read().items()))
+        self.values = dict(sorted(in_full(self._read()).items()))
         if not self.values:
             raise ValueError(
                 f"Checkpoint {path} holds no model of this package's command line."
@@ -214,18 +217,22 @@ def saved_steps(folder):
 def named_variables(model):
     """A model's variables by path; those of masks are "<kernel's path>/mask".
 
+    The places of a compressed kernel's weights are "<kernel's path>/indices".
+
     Args:
       model: a built model.
 
     Returns:
       A dict from paths to `tf.Variable`.
     """
-    masks = {
-        id(kernel.mask): f"{kernel.path}{MASK}" for kernel in sparse_kernels(model)
+    names = {
+        id(variable): kernel.path + (INDICES if kernel.is_compressed else MASK)
+        for kernel in sparse_kernels(model)
+        for variable in kernel.index_variables
     }
     named = {}
     for path, _, weight in kernels.named_weights(model):
-        named[masks.get(id(weight), path)] = compat.raw(weight)
+        named[names.get(id(weight), path)] = compat.raw(weight)
     return named
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from rigl_keras import compat
 from rigl_keras.analysis.distances import cosine_distance, l2_distance
+from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.program import files
 from rigl_keras.program.checkpoints import SavedModel, named_variables
 from rigl_keras.training.observers import MaskUpdateObserver
@@ -88,6 +89,10 @@ class Diagnostics:
             for path, variable in named_variables(self._model).items()
             if id(variable) in trainable and path in self._start
         }
+        # The weights that exist are elsewhere after an update.
+        for kernel in sparse_kernels(self._model):
+            if kernel.is_compressed and kernel.path in now:
+                now[kernel.path] = kernel.weights().numpy()
         if not now:
             return {}
         start = {path: self._start[path] for path in now}

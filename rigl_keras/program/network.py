@@ -9,9 +9,10 @@ import tensorflow as tf
 from tensorflow import keras
 
 from rigl_keras import compat, networks
-from rigl_keras.common.checks import check_not_negative, choice
+from rigl_keras.common.checks import check_choice, check_not_negative, choice
 from rigl_keras.common.seeding import ALGORITHM, stateless_seed
 from rigl_keras.conversion import convert
+from rigl_keras.conversion.compress import compress
 from rigl_keras.core import distributions, initializers, kernels
 from rigl_keras.core.choosing import checked_pattern
 from rigl_keras.core.masks import apply_masks
@@ -61,20 +62,24 @@ class MaskConfig:
       pattern: how the weights that exist lie in each kernel, of pruned masks and those
         of `network.mask_init_path` too; a text such as "blocks(16, 1)", or lists and
         dicts of them, see `sparsify`; None for anywhere.
+      storage: "masked", or "compressed" for kernels without their zeros, see
+        `rigl_keras.compress`.
     """
 
     sparsity: float | None = None
     distribution: Any = "erk"
     overrides: dict | None = None
     pattern: Any = None
+    storage: str = "masked"
 
     def __post_init__(self):
         """Refuses what is out of range.
 
         Raises:
           TypeError: for what is no number or no dict.
-          ValueError: for a sparsity out of range.
+          ValueError: for a sparsity out of range, or another storage.
         """
+        check_choice("masks.storage", self.storage, convert.STORAGES)
         if self.sparsity is not None:
             distributions.check_sparsity(self.sparsity, "masks.sparsity")
         checked_pattern(self.pattern)
@@ -157,6 +162,8 @@ def make_network(
         _load_weights(SavedModel.of(config.weight_init_path), model)
     if config.noise_stddev > 0:
         _add_noise(model, config.noise_stddev, seeds.init_seed)
+    if MaskConfig().storage == "compressed":
+        return compress(model, verbose=False)
     return model
 
 

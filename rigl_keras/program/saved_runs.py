@@ -17,6 +17,8 @@ from rigl_keras.program.optimizer import OptimizerConfig
 _AVERAGES = ("moving_mean", "moving_variance")
 # What made the first masks and weights of a run, which its checkpoints hold.
 _FIRST_STATE = {"masks.sparsity": None, "masks.overrides": None}
+# However a run stores its kernels, its network is looked at with masks.
+_STORAGE = {"masks.storage": "masked"}
 
 
 class SavedRun:
@@ -225,7 +227,7 @@ def network_at(checkpoint, images):
       ValueError: when checkpoint and configuration do not match.
     """
     with gin.unlock_config():
-        for name, value in _FIRST_STATE.items():
+        for name, value in (_FIRST_STATE | _STORAGE).items():
             gin.bind_parameter(name, value)
     saved = SavedModel.of(checkpoint)
     config = NetworkConfig(
