@@ -7,6 +7,9 @@ from rigl_keras.program.sweep import Cell
 SPARSITIES = (95, 98, 90)  # %, in the order in which they are run
 N_OF_M = "n_of_m(2, 4)"
 METHODS = {"rigl": "RigL", "static": "static", "prune": "pruned"}
+# RigL of kernels that are stored without their zeros; of one network and one pattern.
+COMPRESSED = "compressed"
+COMPRESSED_CELLS = ("mlp", "blocks(16, 1, 'inputs')")
 SEEDS = (0, 1, 2)
 
 
@@ -70,7 +73,7 @@ class Setting:
       network: key of `NETWORKS`.
       pattern: key of its patterns; None for the dense network.
       sparsity: in %, 0 for the dense network.
-      method: key of `METHODS`, or "dense".
+      method: key of `METHODS`, `COMPRESSED`, or "dense".
     """
 
     network: str
@@ -116,6 +119,7 @@ def settings():
                     for pattern in NETWORKS[network].patterns
                     if pattern != N_OF_M
                 ]
+        found.append(Setting(*COMPRESSED_CELLS, sparsity, COMPRESSED))
         if sparsity == SPARSITIES[0]:
             found += [
                 Setting(network, N_OF_M, 50, method)

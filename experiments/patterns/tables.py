@@ -4,7 +4,15 @@ import numpy as np
 from scipy import stats
 
 from experiments.pages import write_sections
-from experiments.patterns.cells import METHODS, N_OF_M, NETWORKS, SPARSITIES, Setting
+from experiments.patterns.cells import (
+    COMPRESSED,
+    COMPRESSED_CELLS,
+    METHODS,
+    N_OF_M,
+    NETWORKS,
+    SPARSITIES,
+    Setting,
+)
 
 LEVEL = 0.95
 PAGE = "README.md"
@@ -22,7 +30,26 @@ def write_tables(records, output):
         for network in NETWORKS
         for method in METHODS
     }
+    sections["storage"] = markdown(storage_table(records))
     write_sections(output / PAGE, sections)
+
+
+def storage_table(records):
+    """The accuracies of one pattern by how its kernels are stored, with a head."""
+    columns = sorted(SPARSITIES)
+    rows = [["RigL, kernels stored", *(f"{sparsity} %" for sparsity in columns)]]
+    for method, text in (("rigl", "with masks"), (COMPRESSED, "without zeros")):
+        cells = []
+        for sparsity in columns:
+            own, other = (
+                accuracies(Setting(*COMPRESSED_CELLS, sparsity, one), records)
+                for one in (method, "rigl")
+            )
+            gap = None if method == "rigl" else difference(own, other)
+            more = "" if gap is None else f" ({gap[0]:+.2f} to {gap[1]:+.2f})"
+            cells.append(mean_text(own) + more)
+        rows.append([text, *cells])
+    return rows
 
 
 def table(network, method, records):

@@ -10,6 +10,10 @@ from rigl_keras.core.masks import sparse_kernels
 from rigl_keras.costs.counting import ModelCost, model_cost
 from rigl_keras.costs.text import lines
 
+# Compressed kernels of more density or fewer weights are not faster than dense ones.
+_MOST_DENSE = 0.2
+_SMALLEST = 256 * 256
+
 
 class SummaryRow(NamedTuple):
     """One weight of a model.
@@ -19,7 +23,7 @@ class SummaryRow(NamedTuple):
       shape: tuple of ints.
       active: int, how many of its entries may differ from 0.
       size: int, how many entries it has.
-      masked: bool, whether it has a mask.
+      masked: bool, whether it has a mask, or is stored without its zeros.
       flops: FLOPs of a forward pass of one example, with the bias and activation of
         each output; None where they cannot be known, and for what is no kernel.
       bytes: bytes with the biases of its outputs, as `rigl_keras.cost` counts them;
@@ -29,6 +33,8 @@ class SummaryRow(NamedTuple):
       reason: why `sparsify` left it dense; None where it did not, or is not known.
       pattern: text of the pattern of its mask, such as "unstructured" or "blocks(16,
         1)"; None without a mask.
+      storage: "masked", "compressed" for a kernel that is stored without its zeros, or
+        None for a weight that is not sparse.
     """
 
     path: str
@@ -41,6 +47,16 @@ class SummaryRow(NamedTuple):
     kind: str = "kernel"
     reason: str | None = None
     pattern: str | None = None
+    storage: str | None = None
+
+    @property
+    def pays(self):
+        """Whether its storage is expected to make training faster than a dense one.
+
+        That was measured for compressed kernels: docs/compressed.md.
+        """
+        is_sparse = 1 - self.sparsity <= _MOST_DENSE
+        return self.storage == "compressed" and is_sparse and self.size >= _SMALLEST
 
     @property
     def sparsity(self):
@@ -103,7 +119,9 @@ def summary(model, print_fn=print, input_shape=None):
     Each kernel has a line, as has any weight of rank 2 or more that is no bias; all
     biases have one together, and so have all vectors of normalisation. A line says why
     `sparsify` left its kernel dense. Where a kernel has a pattern, a column names those
-    of all masks. Under the table are the sparsity that `sparsify` was asked for and
+    of all masks; where one is stored without its zeros, a column says which, and a line
+    under the table names those that are not expected to be faster for it. Under the
+    table are the sparsity that `sparsify` was asked for and
     those that the model has. Files do not hold what was asked for nor the reasons: of a
     loaded model the table shows the masks alone.
 
@@ -179,11 +197,18 @@ def _rows(model, cost, reasons):
             # A mask of ones may have changed since.
             reason=reasons.get(path) if active == size else None,
             pattern=None if kernel is None else str(kernel.pattern),
+            storage=_storage(kernel),
         )
         if path in costs:
             row = row._replace(flops=costs[path].flops, bytes=costs[path].bytes)
         rows.append(row)
     return rows
+
+
+def _storage(kernel):
+    if kernel is None:
+        return None
+    return "compressed" if kernel.is_compressed else "masked"
 
 
 def _kind(owner, weight):

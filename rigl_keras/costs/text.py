@@ -9,7 +9,7 @@ _FOLDED = {
 }
 _SHOWN = 3  # Paths of one reason.
 _NO_PATTERN = "unstructured"
-_PATTERN = 2  # its column
+_PATTERN, _STORAGE = 2, 3  # their columns
 _BYTES = (
     "bytes: 4 for each active weight and bias; 1 bit for each weight of a sparse "
     "kernel or, in blocks, for each block"
@@ -30,6 +30,7 @@ def lines(name, data):
         "weight",
         "shape",
         "pattern",
+        "storage",
         "active",
         "size",
         "sparsity",
@@ -37,21 +38,25 @@ def lines(name, data):
         "bytes",
     )
     has_patterns = any(row.pattern not in (None, _NO_PATTERN) for row in data.rows)
+    is_compressed = any(row.storage == "compressed" for row in data.rows)
     has_reasons = any(row.reason for row in data.rows)
-    cells = [(*head, "why it has no zeros" if has_reasons else "")]
+    cells: list = [(*head, "why it has no zeros" if has_reasons else "")]
     cells += [_cells(row) for row in data.rows if row.masked or row.kind == "kernel"]
     cells += _folded(data.rows)
-    totals = _totals(data.rows)
-    if not has_patterns:
-        cells, totals = (
-            [(*row[:_PATTERN], *row[_PATTERN + 1 :]) for row in rows]
-            for rows in (cells, totals)
-        )
+    totals: list = _totals(data.rows)
+    shown = {_PATTERN: has_patterns, _STORAGE: is_compressed}
+    cells, totals = (
+        [
+            [cell for place, cell in enumerate(row) if shown.get(place, True)]
+            for row in rows
+        ]
+        for rows in (cells, totals)
+    )
     widths = [max(len(row[i]) for row in cells + totals) for i in range(len(cells[0]))]
     rule = "─" * (sum(widths[:-1]) + 2 * (len(widths) - 2))
     if has_reasons:
         rule += "─" * (widths[-1] + 2)
-    left = _PATTERN + has_patterns
+    left = _PATTERN + has_patterns + is_compressed
     body = [_line(row, widths, left) for row in cells]
     return [
         f"Sparsity of {name!r}",
@@ -64,7 +69,19 @@ def lines(name, data):
         rule,
         *_sparsities(data),
         *([_BYTES] if has_patterns and data.missing is None else []),
+        *_not_paying(data.rows),
         *_why_costs_are_missing(data),
+    ]
+
+
+def _not_paying(rows):
+    """Which kernels are stored without their zeros and are not faster for it."""
+    paths = [row.path for row in rows if row.storage == "compressed" and not row.pays]
+    if not paths:
+        return []
+    return [
+        "compressed, but too dense or too small to train faster for it: "
+        f"{_listed(paths)}"
     ]
 
 
@@ -73,6 +90,7 @@ def _cells(row):
         row.path,
         "×".join(map(str, row.shape)) or "scalar",
         row.pattern or "",
+        row.storage or "",
         f"{row.active:,}",
         f"{row.size:,}",
         f"{row.sparsity:.2%}" if row.masked else "dense",
@@ -92,7 +110,7 @@ def _folded(rows):
         layers = len({row.path.rpartition("/")[0] for row in found})
         name = f"{label} of {layers} layer{'s' if layers > 1 else ''}"
         size = f"{sum(row.size for row in found):,}"
-        cells.append((name, "", "", size, size, "dense", "", "", ""))
+        cells.append((name, "", "", "", size, size, "dense", "", "", ""))
     return cells
 
 
@@ -104,7 +122,7 @@ def _totals(rows):
         "all weights": rows,
     }
     return [
-        (name, "", "", *_counts(part), *_costs(part), "")
+        (name, "", "", "", *_counts(part), *_costs(part), "")
         for name, part in parts.items()
     ]
 

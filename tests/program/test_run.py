@@ -23,6 +23,13 @@ METHODS = {
         "mask_updater.skip_weight_step = True",
         "mask_updater.drop_noise = 0.01",
     ],
+    "rigl, compressed": [
+        SPARSE,
+        "mask_updater.update_alg = 'rigl'",
+        "masks.pattern = {'dense*': \"blocks(4, 1, 'inputs')\"}",
+        "masks.storage = 'compressed'",
+        "mask_updater.grow_gradient = 'step'",
+    ],
     "snip, gradient penalty": [
         ONE_SHOT,
         "mask_updater.update_alg = 'snip'",
@@ -38,7 +45,7 @@ METHODS = {
 
 
 def marked(method):
-    in_both = {"pruning", "rigl, skipping", "magnitude, then set"}
+    in_both = {"pruning", "rigl, skipping", "rigl, compressed", "magnitude, then set"}
     marks = [pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras]
     # As others, but for what ranks; or trained in a test of its own.
     if method in ("snfs", "global pruning", "snip, gradient penalty"):
