@@ -122,7 +122,7 @@ def test_how_to_prepare_imagenet_is_said(tmp_path, download):
     assert "ILSVRC2012_img_train.tar" in message
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_throughput_is_measured(imagenet_dir, tmp_path):
     file = tmp_path / "throughput.json"
     command = [sys.executable, "-m", "benchmarks.data_throughput"]

@@ -120,6 +120,7 @@ def test_the_sizes_of_the_sparsest_resnet50s_follow_from_their_weights(resnet50)
     assert found == pytest.approx(size, abs=4)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("key", published_costs.MOBILENET_V1)
 def test_mobilenet_v1s_cost_what_was_published(mobilenet_v1, key):
     counted = mobilenet_v1[key].published

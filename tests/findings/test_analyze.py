@@ -54,7 +54,9 @@ def flat(run, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    "given", [True, pytest.param(False, marks=pytest.mark.release)]
+)
 def test_distances_are_those_to_the_last_weights_of_the_parent(family, tmp_path, given):
     parent = family["prune"][0]
     reference = ["--reference", str(parent)] if given else []

@@ -85,7 +85,7 @@ def test_exact_spectra_before_and_after_an_update(folder, capsys):
     assert path.stat().st_mtime_ns > written
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_computation_that_was_killed_goes_on(folder, monkeypatch):
     expected = exact(folder, 12)
     asked = [*EXACT, "hessian.ckpt_ids = [12]"]

@@ -87,7 +87,9 @@ def test_early_stopping_restores_the_best_masks_with_the_best_weights(place):
     train(model, tiny.forever(SET, 2))  # Stale momentum is cleared, too.
 
 
-@pytest.mark.parametrize("weights_only", [False, True])
+@pytest.mark.parametrize(
+    "weights_only", [False, pytest.param(True, marks=pytest.mark.release)]
+)
 def test_checkpoint_callbacks_save_what_goes_on(tmp_path, weights_only):
     name = "model.weights.h5" if weights_only else "model.keras"
     path = os.path.join(tmp_path, name)
@@ -126,7 +128,11 @@ def half_rigl():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "first"),
-    [(half_rigl, "backup"), (half_rigl, "ours"), (gradual_pruning, "backup")],
+    [
+        (half_rigl, "backup"),
+        pytest.param(half_rigl, "ours", marks=pytest.mark.release),
+        pytest.param(gradual_pruning, "backup", marks=pytest.mark.release),
+    ],
 )
 def test_backup_and_restore_ends_as_an_undisturbed_training(tmp_path, make, first):
     def fit(model, *callbacks):
@@ -231,12 +237,12 @@ def expected_masks(model, masks, sample_weight):
         pytest.param("mixed_float16", RigL, False, marks=pytest.mark.both_kerases),
         pytest.param("mixed_float16", SET, False, marks=pytest.mark.release),
         pytest.param("mixed_float16", SNFS, False, marks=pytest.mark.release),
-        ("mixed_bfloat16", RigL, False),
+        pytest.param("mixed_bfloat16", RigL, False, marks=pytest.mark.release),
         pytest.param(
             *("mixed_bfloat16", RigL, True),
             marks=[pytest.mark.release, pytest.mark.one_keras],
         ),
-        ("float64", RigL, False),
+        pytest.param("float64", RigL, False, marks=pytest.mark.release),
     ],
 )
 def test_invariants_in_other_precisions(policy, callback, jit_compile):

@@ -60,7 +60,7 @@ def trained(method, **options):
 @pytest.mark.parametrize(
     "make",
     [
-        from_workers,
+        pytest.param(from_workers, marks=pytest.mark.release),
         # Processes that are forked after TensorFlow has started.
         pytest.param(lambda: from_workers(True), marks=pytest.mark.release),
         from_a_generator,

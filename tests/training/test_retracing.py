@@ -61,7 +61,6 @@ def test_own_functions_are_counted_each_by_itself(warned):
 
 
 @pytest.mark.slow
-@pytest.mark.both_kerases
 def test_many_trainings_in_one_process_are_silent(warned):
     data = tiny.data()
     for _ in range(MODELS):

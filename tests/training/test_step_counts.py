@@ -105,7 +105,9 @@ class Census(keras.callbacks.Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["RigL", "Pruning"])
+@pytest.mark.parametrize(
+    "name", ["RigL", pytest.param("Pruning", marks=pytest.mark.release)]
+)
 def test_nothing_grows_with_the_number_of_updates(name):
     schedule = polynomial_decay(0.0, 0.8, 1, 2000, 3, 3)
     sparsity, callback = {

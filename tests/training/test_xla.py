@@ -119,6 +119,7 @@ def share_changed(left, right):
     return sum((mask != right[path]).sum() for path, mask in left.items()) / size
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", [marked(name) for name in NETWORKS])
 def test_ten_steps_and_two_updates_end_as_without_xla(name):
     _, _, (masks, weights), (plain_masks, plain_weights) = trained(name)
