@@ -61,16 +61,18 @@ class MaskUpdater(ShowsArguments):
         return tf.abs(state.weights)
 
     def grow_scores(self, state: KernelState) -> tf.Tensor:
-        """Scores of the units that do not exist; the highest are grown.
+        """Scores of the connections that do not exist; the highest are grown.
 
-        A unit of a pattern is looked at as one weight, whose gradient is the sum of
-        those of its elements. Units dropped in the same update take part.
+        Connections dropped in the same update take part. A unit of several weights, as
+        of blocks, is scored as if it were one weight, whose gradient is the sum of
+        theirs.
 
         Args:
-          state: a `KernelState` of units, see `KernelState.in_units`.
+          state: a `KernelState` of the kernel; of units, see `KernelState.in_units`,
+            where those have several weights.
 
         Returns:
-          A real tensor of the shape of `state.mask`; its values at kept units do not
+          A real tensor of the shape of `state.mask`; its values at kept ones do not
           count.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no grow_scores.")
@@ -117,7 +119,10 @@ class MaskUpdater(ShowsArguments):
             noise = self.noise_at(drop_scores.shape, state.seed)
             drop_scores += tf.cast(noise, drop_scores.dtype)
         kept, replaced = kept_units(drop_scores, exists, drop_fraction)
-        grow_scores = self.grow_scores(state.in_units())
+        if grouping.elements == 1:
+            grow_scores = grouping.sums(self.grow_scores(state))
+        else:
+            grow_scores = self.grow_scores(state.in_units())
         counts = _counted(exists)
         if state.pattern.redistributes:
             best = top_k_mask(grow_scores, replaced, where=tf.logical_not(exists))

@@ -152,10 +152,8 @@ def sparsify(
     if verbose:
         _print_dense_weights(sparse, reasons)
         _print_sparsity(maskable, plan, wish)
-    if storage == "compressed":
-        return compress(sparse, verbose)
     compat.refuse_fit(sparse)
-    return sparse
+    return compress(sparse, verbose) if storage == "compressed" else sparse
 
 
 def _wish(sparsity, plan):

@@ -127,6 +127,18 @@ class CompressedKernel(NamedTuple):
         )
 
 
+class KeptGradients(NamedTuple):
+    """The gradients that algorithms see of a compressed kernel.
+
+    Attributes:
+      units: float32 [groups, units], of all units, summed over their elements.
+      existing: of the weights that exist.
+    """
+
+    units: tf.Tensor
+    existing: tf.Tensor
+
+
 class TrainedCompressedKernel:
     """A kernel that is stored without its zeros: a `TrainedKernel`.
 
@@ -150,6 +162,8 @@ class TrainedCompressedKernel:
         if keeps_gradient:
             shape = (grouping.groups, grouping.units)
             self.gradient_variable = gradient_variable(kernel.path, shape)
+            own_shape = tuple(kernel.variable.shape)
+            self._own_gradient = gradient_variable(f"{kernel.path}/own", own_shape)
         self._kernel = kernel
 
     def __repr__(self) -> str:
@@ -168,22 +182,24 @@ class TrainedCompressedKernel:
         """How many connections exist."""
         return tf.constant(self._kernel.active, tf.int64)
 
-    def kept_gradient(self) -> tf.Tensor | None:
-        """What is in the `gradient_variable`."""
+    def kept_gradient(self) -> KeptGradients | None:
+        """What the tap has kept, and what has passed the optimizer."""
         if self.gradient_variable is None:
             return None
-        return tf.convert_to_tensor(self.gradient_variable)
+        return self.gradient_on_batch(tf.convert_to_tensor(self._own_gradient))
 
-    def gradient_on_batch(self, gradient: tf.Tensor) -> tf.Tensor | None:
-        """The gradients of all units, which the tap has kept meanwhile."""
-        return self.kept_gradient()
+    def gradient_on_batch(self, gradient: tf.Tensor) -> KeptGradients:
+        """The gradients of all units, which the tap has kept meanwhile, and these."""
+        return KeptGradients(tf.convert_to_tensor(self.gradient_variable), gradient)
 
     def masked_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         """The gradient as it is: there is none but of weights that exist."""
         return gradient
 
     def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
-        """Does nothing: the tap has kept it in the backward pass."""
+        """Keeps that of the weights that exist; the tap has kept those of all units."""
+        own = self._own_gradient
+        own.assign(added(tf.convert_to_tensor(own), gradient))
 
     def listen(self, is_asked: Callable[[], Any] | None) -> None:
         """Has the layer's backward pass keep the gradients of all units when asked."""
@@ -197,10 +213,11 @@ class TrainedCompressedKernel:
         if self.gradient_variable is not None:
             self.gradient_variable.assign(tf.zeros_like(self.gradient_variable))
 
-    def state(self, gradient: tf.Tensor | None, seed: tf.Tensor) -> CompressedState:
+    def state(self, gradient: KeptGradients | None, seed: tf.Tensor) -> CompressedState:
         """See `TrainedKernel`."""
+        units, existing = (None, None) if gradient is None else gradient
         return CompressedState(
-            self.weights(), self._indices(), self._units, gradient, seed
+            self.weights(), self._indices(), self._units, units, seed, existing
         )
 
     def replace(self, connections: tf.Tensor, slots: Sequence[Slot]) -> None:

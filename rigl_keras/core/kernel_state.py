@@ -82,6 +82,7 @@ class CompressedState(NamedTuple):
       gradient: float32 [groups, units], the gradients of all units, each the sum over
         its elements; None where the algorithm asks for none.
       seed: see `KernelState`.
+      own_gradient: that of `weights`, or None likewise.
     """
 
     weights: tf.Tensor
@@ -89,6 +90,7 @@ class CompressedState(NamedTuple):
     units: int
     gradient: tf.Tensor | None = None
     seed: tf.Tensor | None = None
+    own_gradient: tf.Tensor | None = None
 
     @property
     def connections(self) -> tf.Tensor:
@@ -96,9 +98,9 @@ class CompressedState(NamedTuple):
         return self.indices
 
     def existing(self) -> KernelState:
-        """The weights that exist, as a state without the others or any gradient."""
+        """The weights that exist, as the state of a kernel that has no others."""
         mask = tf.ones(self.weights.shape, tf.bool)
-        return KernelState(self.weights, mask, seed=self.seed)
+        return KernelState(self.weights, mask, self.own_gradient, self.seed)
 
     def sums(self, scores: tf.Tensor) -> tf.Tensor:
         """Scores of the units that exist, summed as `Grouping.sums` does.

@@ -151,7 +151,7 @@ class TrainedKernel(Protocol):
     def active_count(self) -> tf.Tensor:
         """How many connections exist: an int64 scalar."""
 
-    def state(self, gradient: tf.Tensor | None, seed: tf.Tensor) -> Any:
+    def state(self, gradient: Any, seed: tf.Tensor) -> Any:
         """What an algorithm sees: a `KernelState` or `CompressedState`.
 
         Args:
@@ -159,14 +159,14 @@ class TrainedKernel(Protocol):
           seed: stateless seed, int64 of shape [2].
         """
 
-    def kept_gradient(self) -> tf.Tensor | None:
+    def kept_gradient(self) -> Any:
         """The gradient that was kept last, also of connections that do not exist.
 
         Returns:
-          A float32 tensor, summed over the replicas; None where none is kept.
+          What `state` takes, summed over the replicas; None where none is kept.
         """
 
-    def gradient_on_batch(self, gradient: tf.Tensor) -> tf.Tensor | None:
+    def gradient_on_batch(self, gradient: tf.Tensor) -> Any:
         """The same on a batch that was evaluated while the kernel listened.
 
         Args:

@@ -9,7 +9,18 @@ _FOLDED = {
 }
 _SHOWN = 3  # Paths of one reason.
 _NO_PATTERN = "unstructured"
-_PATTERN, _STORAGE = 2, 3  # their columns
+_HEAD = (
+    "weight",
+    "shape",
+    "pattern",
+    "storage",
+    "active",
+    "size",
+    "sparsity",
+    "FLOPs",
+    "bytes",
+)
+_PATTERN, _STORAGE = map(_HEAD.index, ("pattern", "storage"))
 _BYTES = (
     "bytes: 4 for each active weight and bias; 1 bit for each weight of a sparse "
     "kernel or, in blocks, for each block"
@@ -26,31 +37,17 @@ def lines(name, data):
     Returns:
       A list of strings.
     """
-    head = (
-        "weight",
-        "shape",
-        "pattern",
-        "storage",
-        "active",
-        "size",
-        "sparsity",
-        "FLOPs",
-        "bytes",
-    )
     has_patterns = any(row.pattern not in (None, _NO_PATTERN) for row in data.rows)
     is_compressed = any(row.storage == "compressed" for row in data.rows)
     has_reasons = any(row.reason for row in data.rows)
-    cells: list = [(*head, "why it has no zeros" if has_reasons else "")]
+    cells = [(*_HEAD, "why it has no zeros" if has_reasons else "")]
     cells += [_cells(row) for row in data.rows if row.masked or row.kind == "kernel"]
     cells += _folded(data.rows)
-    totals: list = _totals(data.rows)
     shown = {_PATTERN: has_patterns, _STORAGE: is_compressed}
+    left_out = {place for place, is_shown in shown.items() if not is_shown}
     cells, totals = (
-        [
-            [cell for place, cell in enumerate(row) if shown.get(place, True)]
-            for row in rows
-        ]
-        for rows in (cells, totals)
+        [_without(row, left_out) for row in rows]
+        for rows in (cells, _totals(data.rows))
     )
     widths = [max(len(row[i]) for row in cells + totals) for i in range(len(cells[0]))]
     rule = "─" * (sum(widths[:-1]) + 2 * (len(widths) - 2))
@@ -72,6 +69,10 @@ def lines(name, data):
         *_not_paying(data.rows),
         *_why_costs_are_missing(data),
     ]
+
+
+def _without(row, columns):
+    return tuple(cell for place, cell in enumerate(row) if place not in columns)
 
 
 def _not_paying(rows):

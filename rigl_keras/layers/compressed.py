@@ -66,8 +66,8 @@ class Compressed(keras.layers.Layer):
         layer,
         sparsity=DEFAULT_SPARSITY,
         initializer=None,
-        seed=None,
         *,
+        seed=None,
         pattern="blocks(16, 1, 'inputs')",
         **kwargs,
     ):
@@ -170,14 +170,17 @@ class Compressed(keras.layers.Layer):
             trainable=False,
         )
         if product.bias_shape and getattr(self.layer, "use_bias", True):
-            self.bias = self.add_weight(
-                name="bias",
-                shape=product.bias_shape,
-                initializer=self.layer.bias_initializer,
-                regularizer=self.layer.bias_regularizer,
-                constraint=self.layer.bias_constraint,
-            )
+            self._add_bias(product.bias_shape)
         self.built = True
+
+    def _add_bias(self, shape):
+        self.bias = self.add_weight(
+            name="bias",
+            shape=shape,
+            initializer=self.layer.bias_initializer,
+            regularizer=self.layer.bias_regularizer,
+            constraint=self.layer.bias_constraint,
+        )
 
     def _grouping(self, product):
         try:

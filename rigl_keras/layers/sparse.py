@@ -97,10 +97,7 @@ class Sparse(keras.layers.Wrapper):
                 "plain layer, or change the masks with rigl_keras.set_masks."
             )
         if any(kernels.compressed_kernel(child) for child, _ in kernels.walk(layer)):
-            raise ValueError(
-                f"Layer {layer.name!r} is or holds a Compressed layer, which is sparse "
-                "already. Leave it as it is."
-            )
+            raise ValueError(f"Layer {layer.name!r} is or holds a Compressed layer.")
         if any(is_pruning_wrapper(child) for child, _ in kernels.walk(layer)):
             raise ValueError(
                 f"Layer {layer.name!r} is or holds a wrapper of TFMOT's "

@@ -148,7 +148,7 @@ class MaskUpdate:
             updated.kernel.replace(connections, updated.slots)
         return tf.stack([*have_gradient, is_finite])
 
-    def _gradients(self) -> list[tf.Tensor | None]:
+    def _gradients(self) -> list[Any]:
         """The gradient that each kernel's mask may grow by."""
         if self._batch_gradients is None:
             return [updated.kernel.kept_gradient() for updated in self._kernels]
@@ -162,7 +162,7 @@ class MaskUpdate:
         ]
 
     def _have_gradient(
-        self, step: tf.Tensor, gradients: Sequence[tf.Tensor | None]
+        self, step: tf.Tensor, gradients: Sequence[Any]
     ) -> list[tf.Tensor]:
         """Whether each kernel has a gradient of this step or needs none, as bools."""
         if not self._updater.needs_gradient:
@@ -172,7 +172,7 @@ class MaskUpdate:
         return [tf.constant(gradient is not None) for gradient in gradients]
 
     def _state(
-        self, updated: UpdatedKernel, gradient: tf.Tensor | None, step: tf.Tensor
+        self, updated: UpdatedKernel, gradient: Any, step: tf.Tensor
     ) -> KernelState | CompressedState:
         name, place = self._updater.name, updated.place
         seed = stateless_seed(name, self._seed, place, step=step)

@@ -75,10 +75,12 @@ def arrays(state):
 def grow_scores(name, state, expected):
     """The scores of units by which an algorithm grows."""
     if name == "set":
-        shape = np.shape(expected.groups)[:2]
-        return tf.random.stateless_uniform(
+        groups, units, elements = np.shape(expected.groups)
+        shape = state.mask.shape if elements == 1 else (groups, units)
+        draw = tf.random.stateless_uniform(
             shape, state.seed, None, None, tf.int32, alg=ALGORITHM
         ).numpy()
+        return expected.sums(draw) if elements == 1 else draw
     sums = np.abs(expected.sums(state.gradient.numpy()))
     return -sums if name == "rigl_inverted" else sums
 

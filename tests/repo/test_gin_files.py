@@ -51,6 +51,7 @@ EXPECTED = {
     "static": (True, "NoneType", "Static"),
     "set": (True, "NoneType", "SET"),
     "rigl": (True, "NoneType", "RigL"),
+    "compressed": (True, "NoneType", "RigL"),
     "rigl_inverted": (True, "NoneType", "RigLInverted"),
     "snfs": (True, "NoneType", "SNFS"),
     "prune": (False, "NoneType", "Pruning"),
