@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 import rigl_keras
-from benchmarks.compressed import compressed_name, sparsified
+from benchmarks.compressed import LAST, SPARSITY, compressed_name, sparsified
 from benchmarks.footprint import PEAK_UNIT
 from benchmarks.trainings import ALWAYS
 from benchmarks.turns import timed
@@ -32,10 +32,11 @@ def measure_memory(*, sparsities=(0.95, 0.99), hidden=(1024, 1024)):
     """
     measured = {"variables": {}, "sparse layers": {}, "file": {}}
     dense = networks.build("mlp", (28, 28, 1), 10, hidden_sizes=hidden)
-    models = {"dense": dense, "masked 0.95": sparsified(dense, 0.95, "masked")}
+    masked = sparsified(dense, SPARSITY, "masked", dense=LAST)
+    models = {"dense": dense, f"masked {SPARSITY}": masked}
     for sparsity in sparsities:
-        name = compressed_name(sparsity)
-        models[name] = sparsified(dense, sparsity, "compressed")
+        model = sparsified(dense, sparsity, "compressed", dense=LAST)
+        models[compressed_name(sparsity)] = model
     for name, model in models.items():
         model.compile(
             keras.optimizers.Adam(),
