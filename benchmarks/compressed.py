@@ -53,6 +53,7 @@ def measure_fit(
     threads,
     jit_compile=False,
     sparsities=(0.9, 0.95, 0.98),
+    rigl=True,
     setup="mlp-1024",
     steps=30,
     rounds=7,
@@ -64,6 +65,7 @@ def measure_fit(
       threads: how many the environment of the process sets.
       jit_compile: whether XLA compiles the training steps.
       sparsities: of compressed kernels.
+      rigl: whether RigL takes part too.
       setup: key of `SETUPS`.
       steps: int, training steps of one turn.
       rounds: int >= 1, turns of each.
@@ -73,7 +75,7 @@ def measure_fit(
       dict from contestants to lists of seconds a step, or of an update.
     """
     setup = dataclasses.replace(SETUPS[setup], steps=steps)
-    makers = _trainings(sparsities)
+    makers = {**_trainings(sparsities), **(_rigl_trainings() if rigl else {})}
     contestants = {
         name: Contestant(
             setup,
@@ -99,8 +101,6 @@ def _trainings(sparsities):
     def wrap(sparsity, storage):
         return lambda model: sparsified(model, sparsity, storage, dense=LAST)
 
-    compressed = wrap(SPARSITY, "compressed")
-    often, rarely = ({"update_freq": freq, **ALWAYS} for freq in (1, NEVER))
     return {
         "dense": (lambda model: model, []),
         "masked": (wrap(SPARSITY, "masked"), [rigl_keras.Static()]),
@@ -111,8 +111,18 @@ def _trainings(sparsities):
             )
             for sparsity in sparsities
         },
-        "RigL": (compressed, [rigl_keras.RigL(**rarely)]),
-        "RigL, always updating": (compressed, [rigl_keras.RigL(**often)]),
+    }
+
+
+def _rigl_trainings():
+    """Likewise, with an update in no step or after every one."""
+
+    def compressed(model):
+        return sparsified(model, SPARSITY, "compressed", dense=LAST)
+
+    return {
+        name: (compressed, [rigl_keras.RigL(update_freq=frequency, **ALWAYS)])
+        for name, frequency in (("RigL", NEVER), ("RigL, always updating", 1))
     }
 
 

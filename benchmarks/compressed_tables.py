@@ -120,6 +120,10 @@ def layer_rows(parts):
     return _speed_rows(of_layers, "layers")
 
 
+def _with_rigl(parts):
+    return [part for part in _below("fit/", parts) if "RigL" in part["wall"]]
+
+
 def rigl_over_static(part):
     """RigL's steps with a hundredth of what an update adds, over static ones."""
     all_in = tables.all_in(part, _CLOCKS[part["threads"]])
@@ -130,7 +134,7 @@ def rigl_rows(parts):
     """RigL over static masks, both compressed."""
     head = ["optimizer", "", "static, ms", "update, ms", "RigL all in / static"]
     rows = [[*head, "rounds"]]
-    for part in _below("fit/", parts):
+    for part in _with_rigl(parts):
         static = _times(part)[compressed_name(SPARSITY)]
         key = {"cpu": "update_cpu", "wall": "update"}[_CLOCKS[part["threads"]]]
         update = part[key]["RigL, always updating"]
@@ -202,7 +206,7 @@ def target_rows(parts):
     for part in _below("fit/", parts):
         least = {"SGD": (2, 3, 4.5), "Adam": (2.5, 3.5, 5)}[part["optimizer"]]
         rows += _least(part, f"`fit`, {part['optimizer']}", least)
-    for part in _below("fit/", parts):
+    for part in _with_rigl(parts):
         what = f"RigL all in / static, {_what(part)}, {_mode(part)}"
         value = rigl_over_static(part)
         rows.append(_row(what, "≤ 1.15", value, part, is_met=lambda x: x <= 1.15))

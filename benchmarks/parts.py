@@ -123,7 +123,7 @@ PARTS = {
         for method in ("dense", "static", "SET", "RigL")
     },
     **_compressed("measure_fit", name="fit/SGD", kind="quick", optimizer="SGD"),
-    **_compressed("measure_fit", name="fit/Adam", optimizer="Adam"),
+    **_compressed("measure_fit", name="fit/Adam", optimizer="Adam", rigl=False),
     **{
         name: part
         for inputs in (1024, 4096)
