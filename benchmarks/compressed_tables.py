@@ -209,7 +209,7 @@ def target_rows(parts):
     for part in _with_rigl(parts):
         what = f"RigL all in / static, {_what(part)}, {_mode(part)}"
         value = rigl_over_static(part)
-        rows.append(_row(what, "≤ 1.15", value, part, is_met=lambda x: x <= 1.15))
+        rows.append(_row(what, "≤ 1.15", value, part=part, is_met=lambda x: x <= 1.15))
     for part in _below("layer/", parts):
         rows += _least(part, f"layer {_what(part)}", (None, 3, 5))
     for part in _below("feed-forward/", parts):
@@ -223,7 +223,7 @@ def _least(part, what, least):
             f"{what}, {_percent(sparsity)}, {_mode(part)}",
             f"≥ {target:g}",
             _speed_up(part, sparsity),
-            part,
+            part=part,
             is_met=lambda value, target=target: value >= target,
         )
         for sparsity, target in zip(part["sparsities"], least, strict=True)
@@ -231,7 +231,7 @@ def _least(part, what, least):
     ]
 
 
-def _row(what, target, value, part, *, is_met):
+def _row(what, target, value, *, part, is_met):
     ends = {is_met(value.low), is_met(value.high)}
     verdict = "undecided" if len(ends) > 1 else "met" if ends == {True} else "missed"
     clock = {"cpu": "CPU time", "wall": "wall time"}[_CLOCKS[part["threads"]]]
