@@ -70,13 +70,13 @@ def measure_memory(method, *, width=2048, batch_size=128, steps=60):
         "method": method,
         "weights": weights,
         "variables": watch.variables,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT,
         "growth": None if after is None else after - before,
         "growth_steps": part,
     }
 
 
-_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
+PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class _Memory(keras.callbacks.Callback):

@@ -37,6 +37,23 @@ def _command_line(config, kind="default"):
     return Part("command_line:measure", {"config": config, **arguments}, kind)
 
 
+def _compressed(function, *, name, kind="default", **options):
+    """A part for one and for two threads, plain and compiled by XLA, by name."""
+    return {
+        f"compressed/{name}/{threads}{'/xla' if xla else ''}": Part(
+            f"compressed:{function}",
+            {**options, "threads": threads, "jit_compile": xla},
+            kind,
+            quick={"rounds": 3},
+            # Read when TensorFlow starts.
+            environment=dict.fromkeys(_THREADS, str(threads)),
+        )
+        for threads in (1, 2)
+        for xla in (False, True)
+    }
+
+
+_THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 _BESIDE_TFMOT = ["dense", "static", "SET", "RigL", "RigL, always updating"]
 _BESIDE_TFMOT += ["TFMOT", "TFMOT, always updating"]
 
@@ -105,6 +122,24 @@ PARTS = {
         )
         for method in ("dense", "static", "SET", "RigL")
     },
+    **_compressed("measure_fit", name="fit/SGD", kind="quick", optimizer="SGD"),
+    **_compressed("measure_fit", name="fit/Adam", optimizer="Adam", rigl=False),
+    **{
+        name: part
+        for inputs in (1024, 4096)
+        for name, part in _compressed(
+            "measure_layers", name=f"layer/{inputs}", widths=[inputs, 1024], rows=128
+        ).items()
+    },
+    **_compressed(
+        "measure_layers",
+        name="feed-forward",
+        widths=[256, 1024, 256],
+        rows=1024,
+        sparsities=[0.95],
+    ),
+    "compressed/memory": Part("compressed_memory:measure_memory", kind="quick"),
+    "compressed/large": Part("compressed_memory:measure_large"),
     "import": Part("footprint:measure_import", kind="quick", quick={"rounds": 3}),
     "command line/static": _command_line("mnist/static.gin", "full"),
     "command line/RigL": _command_line("mnist/rigl.gin", "full"),

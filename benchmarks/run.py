@@ -26,13 +26,14 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-from benchmarks import tables
+from benchmarks import compressed_tables, tables
 from benchmarks.parts import PARTS, chosen
 from rigl_keras.program import files
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 2  # Of the file of numbers.
-_WITH_ROUNDS = ("trainings:", "selections:", "patterns:")  # What --rounds applies to.
+# What --rounds applies to.
+_WITH_ROUNDS = ("trainings:", "selections:", "patterns:", "compressed:")
 
 
 def run(part, arguments):
@@ -194,6 +195,7 @@ def main():
     began = time.monotonic()
     code = _measure_all(parts, args, record)
     page = tables.write(args.output, _in_order(parts))
+    compressed_tables.write(args.output, _in_order(parts))
     print(f"{page}; {time.monotonic() - began:.0f} s in all.")
     return code
 

@@ -40,7 +40,11 @@ def write(output, parts):
 
 
 def sections(parts):
-    """All tables as Markdown: a dict from names to texts."""
+    """All tables as Markdown: a dict from names to texts.
+
+    Those of compressed kernels are on a page of their own.
+    """
+    parts = {k: part for k, part in parts.items() if not k.startswith("compressed/")}
     rows = {
         "steps": step_rows(parts),
         "steps by CPU time": step_rows(parts, "cpu"),

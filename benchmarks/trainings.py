@@ -16,8 +16,8 @@ from benchmarks.setups import SETUPS
 from benchmarks.turns import by_clock, take_turns, timed
 
 SPARSITY = 0.9
-_NEVER = 10**6  # steps are not made in any turn
-_ALWAYS = {"schedule": "constant", "last_update_step": -1}
+NEVER = 10**6  # steps are not made in any turn
+ALWAYS = {"schedule": "constant", "last_update_step": -1}
 
 
 class _Clock(keras.callbacks.Callback):
@@ -44,7 +44,7 @@ class _Clock(keras.callbacks.Callback):
         self.cpu = time.process_time() - self._cpu
 
 
-class _Contestant:
+class Contestant:
     """One way to train a setup's model.
 
     Args:
@@ -52,15 +52,16 @@ class _Contestant:
       wrap: function from the dense model to the one that is trained.
       callbacks: of `fit`.
       jit_compile: whether XLA compiles the training step.
+      optimizer: of this model alone; None for SGD with momentum.
     """
 
-    def __init__(self, setup, wrap, callbacks, *, jit_compile):
+    def __init__(self, setup, wrap, callbacks, *, jit_compile, optimizer=None):
         self._steps, self._warm_up = setup.steps, setup.warm_up
         self._data = setup.data()
         keras.utils.set_random_seed(0)
         self._model = wrap(setup.make(setup.input_shape, setup.classes))
         self._model.compile(
-            keras.optimizers.SGD(0.001, momentum=0.9),
+            optimizer or keras.optimizers.SGD(0.001, momentum=0.9),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=jit_compile,
         )
@@ -107,18 +108,18 @@ def _sparse(model):
 
 def _contestants(setup, jit_compile):
     def make(wrap, *callbacks):
-        return _Contestant(setup, wrap, callbacks, jit_compile=jit_compile)
+        return Contestant(setup, wrap, callbacks, jit_compile=jit_compile)
 
-    rare, always = {"update_freq": _NEVER}, {"update_freq": 1}
+    rare, always = {"update_freq": NEVER}, {"update_freq": 1}
     return {
         "dense": lambda: make(lambda model: model),
         "static": lambda: make(_sparse, rigl_keras.Static()),
-        "SET": lambda: make(_sparse, rigl_keras.SET(**rare, **_ALWAYS)),
-        "RigL": lambda: make(_sparse, rigl_keras.RigL(**rare, **_ALWAYS)),
+        "SET": lambda: make(_sparse, rigl_keras.SET(**rare, **ALWAYS)),
+        "RigL": lambda: make(_sparse, rigl_keras.RigL(**rare, **ALWAYS)),
         "RigL, always updating": lambda: make(
-            _sparse, rigl_keras.RigL(**always, **_ALWAYS)
+            _sparse, rigl_keras.RigL(**always, **ALWAYS)
         ),
-        "TFMOT": lambda: _tfmot(_NEVER, make),
+        "TFMOT": lambda: _tfmot(NEVER, make),
         "TFMOT, always updating": lambda: _tfmot(1, make),
     }
 

@@ -7,8 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from rigl_keras import compat
-from rigl_keras.core.compressed_units import places_of, spread_units
-from rigl_keras.core.gradient_tap import GradientTap, Listener
+from rigl_keras.core.compressed_units import (
+    groups_of_a_part,
+    places_of,
+    spread_units,
+)
+from rigl_keras.core.gradient_tap import GradientTap, Listener, set_to_zero
 from rigl_keras.core.grouping import Grouping
 from rigl_keras.core.kernel_state import CompressedState
 from rigl_keras.core.masked_kernel import Slot, gradient_variable
@@ -131,11 +135,12 @@ class KeptGradients(NamedTuple):
     """The gradients that algorithms see of a compressed kernel.
 
     Attributes:
-      units: float32 [groups, units], of all units, summed over their elements.
+      units: float32 [groups, units], of all units, summed over their elements; a tensor
+        or, where it is large, the variable.
       existing: of the weights that exist.
     """
 
-    units: tf.Tensor
+    units: Any
     existing: tf.Tensor
 
 
@@ -190,7 +195,19 @@ class TrainedCompressedKernel:
 
     def gradient_on_batch(self, gradient: tf.Tensor) -> KeptGradients:
         """The gradients of all units, which the tap has kept meanwhile, and these."""
-        return KeptGradients(tf.convert_to_tensor(self.gradient_variable), gradient)
+        return KeptGradients(self._unit_gradients(), gradient)
+
+    def _unit_gradients(self) -> Any:
+        """What is in the `gradient_variable`; of a large one the variable itself.
+
+        Its rows are read then, and it is not copied as a whole. On replicas what is
+        read is a sum, a tensor anyway.
+        """
+        kept: Any = self.gradient_variable
+        is_small = groups_of_a_part(*kept.shape) == kept.shape[0]
+        if is_small or isinstance(kept, tf.distribute.DistributedValues):
+            return tf.convert_to_tensor(kept)
+        return kept
 
     def masked_gradient(self, gradient: tf.Tensor) -> tf.Tensor:
         """The gradient as it is: there is none but of weights that exist."""
@@ -211,7 +228,7 @@ class TrainedCompressedKernel:
     def forget(self) -> None:
         """Sets what is kept to 0, to which the backward passes of a step are added."""
         if self.gradient_variable is not None:
-            self.gradient_variable.assign(tf.zeros_like(self.gradient_variable))
+            set_to_zero(self.gradient_variable)
 
     def state(self, gradient: KeptGradients | None, seed: tf.Tensor) -> CompressedState:
         """See `TrainedKernel`."""

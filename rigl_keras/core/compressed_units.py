@@ -76,6 +76,17 @@ def random_indices(
     return by_parts(chosen, shape, units, dtype=tf.int32)
 
 
+def groups_of_a_part(groups: int, units: int) -> int:
+    """How many groups are looked at together; `groups` is a multiple of it.
+
+    Args:
+      groups: int, how many there are.
+      units: int, how many units a group has.
+    """
+    most = max(1, _UNITS_A_PART // units)
+    return next(size for size in range(min(most, groups), 0, -1) if groups % size == 0)
+
+
 def by_parts(
     function: Callable[[Any, int], tf.Tensor],
     shape: Sequence[int],
@@ -98,8 +109,7 @@ def by_parts(
       A tensor of that shape.
     """
     groups, existing = shape
-    most = max(1, _UNITS_A_PART // units)
-    size = next(size for size in range(min(most, groups), 0, -1) if groups % size == 0)
+    size = groups_of_a_part(groups, units)
     if size == groups:
         return function(0, groups)
     parts = tf.map_fn(

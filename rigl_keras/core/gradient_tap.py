@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from rigl_keras.core.compressed_units import groups_of_a_part
+
 
 class Listener(NamedTuple):
     """Who keeps the gradients of a kernel's units.
@@ -63,7 +65,7 @@ class GradientTap:
         def identity(values: tf.Tensor) -> Any:
             def gradient(upstream: tf.Tensor) -> tf.Tensor:
                 def keep() -> None:
-                    kept.assign_add(unit_gradients(rows, upstream, block))
+                    add_unit_gradients(kept, rows, upstream, block=block)
 
                 is_wanted = is_asked()
                 if is_wanted is True:
@@ -77,20 +79,56 @@ class GradientTap:
         return identity(outputs)
 
 
-def unit_gradients(rows: tf.Tensor, upstream: tf.Tensor, block: int) -> tf.Tensor:
-    """The gradients of all units of a kernel, each the sum over its weights'.
+def add_unit_gradients(
+    kept: Any, rows: tf.Tensor, upstream: tf.Tensor, *, block: int
+) -> None:
+    """Adds the gradients of all units of a kernel, each the sum over its weights'.
 
-    The inputs of a block are summed first: that is as much less to multiply.
+    The inputs of a block are summed first: that is as much less to multiply. Of a large
+    kernel some groups are added at a time: there is no second tensor of all units.
 
     Args:
+      kept: float32 variable of shape [groups, units], to which they are added.
       rows: tensor of shape [rows, inputs].
       upstream: tensor of shape [rows, outputs], the gradient of the product.
       block: int, how many consecutive inputs a unit has.
-
-    Returns:
-      A float32 tensor of shape [inputs / block, outputs].
     """
-    groups = rows.shape[1] // block
+    groups, units = kept.shape
     parts = tf.reshape(tf.cast(rows, tf.float32), [-1, groups, block])
     sums = tf.reduce_sum(parts, axis=2)
-    return tf.matmul(sums, tf.cast(upstream, tf.float32), transpose_a=True)
+    upstream = tf.cast(upstream, tf.float32)
+    size = groups_of_a_part(groups, units)
+    if size == groups:
+        kept.assign_add(tf.matmul(sums, upstream, transpose_a=True))
+        return
+
+    def add(start: tf.Tensor) -> tf.Tensor:
+        here = tf.range(size) + start
+        product = tf.matmul(tf.gather(sums, here, axis=1), upstream, transpose_a=True)
+        tf.raw_ops.ResourceScatterAdd(
+            resource=kept.handle, indices=here, updates=product
+        )
+        return start + size
+
+    tf.while_loop(lambda start: start < groups, add, [0], parallel_iterations=1)
+
+
+def set_to_zero(kept: Any) -> None:
+    """Sets a variable of units to 0; a large one without another tensor of its size.
+
+    Args:
+      kept: float32 variable of shape [groups, units].
+    """
+    groups, units = kept.shape
+    size = groups_of_a_part(groups, units)
+    if size == groups:
+        kept.assign(tf.zeros_like(kept))
+        return
+    zeros = tf.zeros([size, units])
+    for replica in tf.distribute.get_strategy().experimental_local_results(kept):
+        for start in range(0, groups, size):
+            tf.raw_ops.ResourceScatterUpdate(
+                resource=replica.handle,
+                indices=tf.range(start, start + size),
+                updates=zeros,
+            )

@@ -15,6 +15,7 @@ from rigl_keras.algorithms.base import (
 )
 from rigl_keras.common.graphs import own_function
 from rigl_keras.common.seeding import stateless_seed
+from rigl_keras.core.compressed_units import by_parts
 from rigl_keras.core.masked_kernel import Slot, TrainedKernel
 from rigl_keras.training.batch_gradients import BatchGradients
 from rigl_keras.training.gradient_hook import GradientHook
@@ -203,4 +204,16 @@ def _is_finite(state: KernelState | CompressedState) -> tf.Tensor:
     finite = tf.reduce_all(tf.math.is_finite(state.weights))
     if state.gradient is None:
         return finite
+    if isinstance(state, CompressedState):
+        return finite & tf.reduce_all(_finite_groups(state))
     return finite & tf.reduce_all(tf.math.is_finite(state.gradient))
+
+
+def _finite_groups(state: CompressedState) -> tf.Tensor:
+    """Whether the gradients of each group are finite, looked at in parts."""
+
+    def finite(start: Any, groups: int) -> tf.Tensor:
+        gradient = state.part(start, groups).gradient
+        return tf.reduce_all(tf.math.is_finite(gradient), axis=1, keepdims=True)
+
+    return by_parts(finite, (state.indices.shape[0], 1), state.units, tf.bool)

@@ -34,7 +34,13 @@ PAGES = {
     "README, own": REST,
     **{
         name: examples(f"docs/{name}")
-        for name in ("cost.md", "extending.md", "patterns.md", "training.md")
+        for name in (
+            "compressed.md",
+            "cost.md",
+            "extending.md",
+            "patterns.md",
+            "training.md",
+        )
     },
 }
 
