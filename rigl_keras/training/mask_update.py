@@ -216,4 +216,4 @@ def _finite_groups(state: CompressedState) -> tf.Tensor:
         gradient = state.part(start, groups).gradient
         return tf.reduce_all(tf.math.is_finite(gradient), axis=1, keepdims=True)
 
-    return by_parts(finite, (state.indices.shape[0], 1), state.units, tf.bool)
+    return by_parts(finite, (state.indices.shape[0], 1), state.units, dtype=tf.bool)
