@@ -9,7 +9,10 @@ import tensorflow as tf
 
 # One generator on every device, so that a seed means the same numbers everywhere.
 ALGORITHM = "philox"
+_PHILOX = tf.random.Algorithm.PHILOX.value
 _NUMBERS_A_COUNT = 4
+# TensorFlow's own, by which it makes keys of seeds.
+_SCRAMBLING_KEY = 0x02461E293EC8F720
 
 
 def stateless_seed(
@@ -83,15 +86,31 @@ def _part(
     size = math.prod(shape)
     first = tf.cast(first, tf.int64)
     lead = first % _NUMBERS_A_COUNT
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    key, counter = _key_and_counter(seed)
     low = counter[0] + tf.cast(first // _NUMBERS_A_COUNT, tf.uint64)
     numbers = draw(
         shape=[size + _NUMBERS_A_COUNT - 1],
         key=key,
         counter=tf.stack([low, counter[1]]),
-        alg=tf.random.Algorithm.PHILOX.value,
+        alg=_PHILOX,
     )
     return tf.reshape(tf.slice(numbers, [lead], [size]), shape)
+
+
+def _key_and_counter(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What TensorFlow's stateless operations make of a seed for Philox.
+
+    `StatelessRandomGetKeyCounter` makes something else of it under XLA.
+    """
+    mixed = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[4],
+        key=tf.constant([_SCRAMBLING_KEY], tf.uint64),
+        counter=tf.cast(seed, tf.uint64),
+        alg=_PHILOX,
+        dtype=tf.uint32,
+    )
+    key, high = tf.unstack(tf.bitcast(tf.reshape(mixed, [2, 2]), tf.uint64))
+    return tf.reshape(key, [1]), tf.stack([tf.zeros_like(high), high])
 
 
 def _checked(seed: int) -> int:
