@@ -11,6 +11,8 @@ import tensorflow as tf
 ALGORITHM = "philox"
 _PHILOX = tf.random.Algorithm.PHILOX.value
 _NUMBERS_A_COUNT = 4
+# TensorFlow's own, by which it makes keys of seeds.
+_SCRAMBLING_KEY = 0x02461E293EC8F720
 
 
 def stateless_seed(
@@ -78,37 +80,37 @@ def _part(
 ) -> tf.Tensor:
     """Numbers from the place `first` on in the stream of a seed.
 
-    Philox makes numbers of 32 bits in fours, which its counter counts. The numbers are
-    those of `tf.random.stateless_*(seed=seed, alg=ALGORITHM)`, as of TensorFlow 2.21.
+    Philox makes numbers of 32 bits in fours, of which it counts: as TensorFlow 2.21
+    does on the CPU and XLA.
     """
     size = math.prod(shape)
     first = tf.cast(first, tf.int64)
     lead = first % _NUMBERS_A_COUNT
-    key, high = _key_and_counter(seed)
-    low = tf.cast(first // _NUMBERS_A_COUNT, tf.uint64)
+    key, counter = _key_and_counter(seed)
+    low = counter[0] + tf.cast(first // _NUMBERS_A_COUNT, tf.uint64)
     numbers = draw(
         shape=[size + _NUMBERS_A_COUNT - 1],
         key=key,
-        counter=tf.stack([low, high]),
+        counter=tf.stack([low, counter[1]]),
         alg=_PHILOX,
     )
     return tf.reshape(tf.slice(numbers, [lead], [size]), shape)
 
 
 def _key_and_counter(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The key of a seed, and the higher half of its counter, which starts at (0, it).
+    """What TensorFlow's stateless operations make of a seed for Philox.
 
-    TensorFlow's own operation for it gives others under XLA.
+    `StatelessRandomGetKeyCounter` makes something else of it under XLA.
     """
     mixed = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[4],
-        key=tf.constant([0x02461E293EC8F720], tf.uint64),
+        key=tf.constant([_SCRAMBLING_KEY], tf.uint64),
         counter=tf.cast(seed, tf.uint64),
         alg=_PHILOX,
         dtype=tf.uint32,
     )
     key, high = tf.unstack(tf.bitcast(tf.reshape(mixed, [2, 2]), tf.uint64))
-    return tf.reshape(key, [1]), high
+    return tf.reshape(key, [1]), tf.stack([tf.zeros_like(high), high])
 
 
 def _checked(seed: int) -> int:

@@ -1,5 +1,6 @@
 """Initial weights of a kernel that is stored without its zeros."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,27 @@ def suits_compressed(layers_own: Any) -> bool:
     Args:
       layers_own: a layer's `kernel_initializer`.
     """
-    return isinstance(layers_own, (keras.initializers.VarianceScaling, *_ELEMENTWISE))
+    known = (keras.initializers.VarianceScaling, *_ELEMENTWISE)
+    # A subclass may draw in a way of its own.
+    return type(layers_own).__call__ in [kind.__call__ for kind in known]
+
+
+def with_axes(layers_own: Any, in_axes: Sequence[int], out_axes: Sequence[int]) -> Any:
+    """The initializer that an EinsumDense layer makes of its own when it is built.
+
+    Args:
+      layers_own: the layer's `kernel_initializer`.
+      in_axes: axes of its kernel that count inputs.
+      out_axes: those that count outputs.
+
+    Returns:
+      One whose fans are by these axes, where this Keras knows of axes.
+    """
+    if getattr(layers_own, "input_axes", ()) is None:
+        layers_own = copy.copy(layers_own)
+        layers_own.input_axes = tuple(in_axes)
+        layers_own.output_axes = tuple(out_axes)
+    return layers_own
 
 
 def compressed_values(
@@ -113,7 +134,11 @@ def _truncated_normal(
 
 def _fan(initializer: Any, shape: Sequence[int]) -> float:
     """The fan that Keras scales by: axes before the last two count as taps."""
-    taps = math.prod(shape[:-2])
-    fan_in, fan_out = taps * shape[-2], taps * shape[-1]
+    if getattr(initializer, "input_axes", None) is not None:
+        fan_in = math.prod(shape[axis] for axis in initializer.input_axes)
+        fan_out = math.prod(shape[axis] for axis in initializer.output_axes)
+    else:
+        taps = math.prod(shape[:-2])
+        fan_in, fan_out = taps * shape[-2], taps * shape[-1]
     fans = {"fan_in": fan_in, "fan_out": fan_out}
     return max(1.0, fans.get(initializer.mode, (fan_in + fan_out) / 2))

@@ -11,6 +11,7 @@ from rigl_keras.core.choosing import DEFAULT_SPARSITY
 from rigl_keras.core.compressed_init import (
     check_compressed_initializer,
     compressed_values,
+    with_axes,
 )
 from rigl_keras.core.compressed_kernel import CompressedKernel, is_compressible
 from rigl_keras.core.compressed_units import random_indices
@@ -144,16 +145,20 @@ class Compressed(keras.layers.Layer):
             indices = random_indices(shape, grouping.units, self._random_scores).numpy()
         block = grouping.elements
         sizes = block, grouping.groups * block, product.outputs
+        own = self.layer.kernel_initializer
+        if isinstance(self.layer, keras.layers.EinsumDense):
+            own = with_axes(own, product.in_axes, product.out_axes)
 
-        def first_values(*args, **kwargs):
-            return compressed_values(
+        def first_values(shape, dtype=None, **kwargs):
+            values = compressed_values(
                 self.initializer,
-                self.layer.kernel_initializer,
+                own,
                 indices,
                 shape=product.shape,
                 sizes=sizes,
                 seed=stateless_seed("init", self.seed),
             )
+            return tf.cast(values, dtype or values.dtype)
 
         self.values = self.add_weight(
             name="kernel",
@@ -201,7 +206,8 @@ class Compressed(keras.layers.Layer):
     def call(self, inputs):
         """What the layer computes, by the weights that exist."""
         product = product_of(self.layer, inputs.shape)
-        rows = product.rows(inputs)
+        # Keras casts floats only.
+        rows = product.rows(tf.cast(inputs, self.compute_dtype))
         values = tf.cast(tf.convert_to_tensor(self.values), rows.dtype)
         indices = tf.convert_to_tensor(self.indices)
         outputs = block_product(rows, values, indices, outputs=product.outputs)

@@ -118,10 +118,13 @@ def _einsum_product(layer: Any, input_shape: tuple[int | None, ...]) -> Product:
     inputs, kernel, outputs = _letters(layer.equation, len(input_shape))
     in_axes, out_axes = einsum_axes(layer.equation)
     given = dict(zip(inputs, input_shape, strict=True))
-    asked = _asked_shape(layer.get_config()["output_shape"], outputs)
-    # The kernel has letters of known sizes only, or Keras could not build the layer.
+    # The layer's `output_shape` leaves out the sizes of an ellipsis at the end.
+    named = outputs.rstrip("".join(set(outputs) - set(layer.equation)))
+    asked = _asked_shape(layer.get_config()["output_shape"], named)
+    # Those of kernel and bias are known, or Keras could not build the layer.
     sizes = {
-        letter: int(asked.get(letter) or given.get(letter) or 0) for letter in kernel
+        letter: int(asked.get(letter) or given.get(letter) or 0)
+        for letter in {*kernel, *outputs}
     }
     contracted = [kernel[axis] for axis in in_axes]
     kept = [letter for letter in inputs if letter not in contracted]
@@ -191,9 +194,12 @@ def problem_of(layer: Any) -> str | None:
 def _einsum_problem(equation: str) -> str | None:
     operands, outputs = equation.replace(" ", "").split("->")
     inputs, kernel = (part.replace("...", "") for part in operands.split(","))
+    # Keras takes the first letter of the outputs for the batch.
+    is_batch_first = outputs.startswith("...") or outputs[0] not in kernel
     outputs = outputs.replace("...", "")
     is_product = (
-        all((letter in inputs) != (letter in outputs) for letter in kernel)
+        is_batch_first
+        and all((letter in inputs) != (letter in outputs) for letter in kernel)
         and all((letter in kernel) != (letter in outputs) for letter in inputs)
         and all(len(set(part)) == len(part) for part in (inputs, kernel, outputs))
     )

@@ -165,6 +165,11 @@ class Attachment:
         with self._strategy.scope():
             self.hook.keep_at(step)
 
+    def in_step(self, is_in_step: bool) -> None:
+        """Says that a training step begins, or has ended."""
+        with self._strategy.scope():
+            self.hook.in_step(is_in_step)
+
     def remember_weights(self) -> None:
         """Notes weights and optimizer state, for `take_step_back`."""
         self._snapshot.take()

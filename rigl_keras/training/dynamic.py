@@ -276,9 +276,11 @@ class MaskUpdates(SparseTraining):
         is_due = self._next_update is not None and self._countdown.ends_now
         if is_due and self.skip_weight_step:
             self.attachment.remember_weights()
+        self.attachment.in_step(True)
 
     def after_steps(self) -> None:
         """Updates the masks where that is due."""
+        self.attachment.in_step(False)
         if self._next_update is None or not self._countdown.passed():
             return
         batches = self.attachment.batches()

@@ -62,6 +62,8 @@ class GradientHook:
             # The step whose gradient each kernel has kept, and at last that of the last
             # step of which any gradient was seen.
             self._kept_at = _of_first_replica([_NEVER] * (len(kernels) + 1), tf.int64)
+            self._has_taps = any(kernel.is_compressed for kernel in kernels)
+            self._in_step = tf.Variable(False, trainable=False)
         self.gradient_averages = {
             kernel.path: kernel.gradient_variable
             for kernel in kernels
@@ -79,7 +81,7 @@ class GradientHook:
             own=[kernel.variable for kernel in self._kernels],
         )
         for kernel in self._kernels:
-            kernel.listen(self._is_asked if self._keeps_gradients else None)
+            kernel.listen(self._is_asked_in_step if self._keeps_gradients else None)
 
     def detach(self) -> None:
         """Takes the hook off the optimizer again."""
@@ -98,9 +100,20 @@ class GradientHook:
         if self._keeps_gradients:
             # An array, because TensorFlow keeps every Python number that it has seen.
             self._keep_at.assign(np.array(_NEVER if step is None else step))
-            if step is not None:
+            if step is not None and self._has_taps:
                 for kernel in self._kernels:
                     kernel.forget()
+                # With them goes what was kept of a step that loss scaling has broken.
+                self._kept_at.assign(np.full(self._kept_at.shape, _NEVER))
+
+    def in_step(self, is_in_step: bool) -> None:
+        """Says that a training step begins, or has ended.
+
+        Backward passes between the steps are the caller's own, and no kernel is to keep
+        gradients of theirs.
+        """
+        if self._keeps_gradients and self._has_taps:
+            self._in_step.assign(is_in_step)
 
     def has_kept(self, step: int) -> bool:
         """True when gradients of the step that ended at `step` are there."""
@@ -159,6 +172,9 @@ class GradientHook:
         """Whether the gradients of the batch that is now trained on are to be kept."""
         ends_at = self._batch() // compat.accumulation_steps(self._optimizer) + 1
         return tf.equal(ends_at, self._keep_at)
+
+    def _is_asked_in_step(self) -> tf.Tensor:
+        return tf.logical_and(self._is_asked(), self._in_step)
 
     def _batch(self) -> tf.Tensor:
         """How many batches came before, an int64 scalar."""

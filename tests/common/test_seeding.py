@@ -5,7 +5,12 @@ import sys
 import pytest
 import tensorflow as tf
 
-from rigl_keras.common.seeding import ALGORITHM, stateless_seed
+from rigl_keras.common.seeding import (
+    ALGORITHM,
+    random_integers,
+    random_normal,
+    stateless_seed,
+)
 
 
 def values(purpose, seed, index=0, step=0):
@@ -54,3 +59,29 @@ def test_draws_are_those_of_the_seed_under_xla_too():
     assert (tf.function(draw, jit_compile=True)(seed).numpy() == expected).all()
     other = draw(stateless_seed("grow", 0, step=1)).numpy()
     assert (expected != other).mean() > 0.99
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 7, 30])
+def test_a_part_of_a_draw_is_a_slice_of_the_whole(first, jit_compile):
+    seed = stateless_seed("mask", 3)
+    whole = random_integers([5, 10], seed).numpy()
+    draw = tf.function(
+        lambda at: random_integers([2, 7], seed, at), jit_compile=jit_compile
+    )
+    expected = whole.ravel()[first : first + 14].reshape(2, 7)
+    assert (draw(tf.constant(first)).numpy() == expected).all()
+    assert (random_integers([2, 7], seed, first).numpy() == expected).all()
+    normal = random_normal([5, 10], seed).numpy().ravel()[first : first + 14]
+    assert (random_normal([14], seed, first).numpy() == normal).all()
+
+
+def test_a_whole_draw_is_that_of_tensorflow():
+    seed = stateless_seed("mask", 3)
+    options = {"seed": seed, "alg": ALGORITHM}
+    expected = tf.random.stateless_uniform(
+        [5, 7], minval=None, maxval=None, dtype=tf.int32, **options
+    )
+    assert (random_integers([5, 7], seed).numpy() == expected.numpy()).all()
+    expected = tf.random.stateless_normal([5, 7], **options)
+    assert (random_normal([5, 7], seed).numpy() == expected.numpy()).all()
