@@ -145,9 +145,7 @@ class Compressed(keras.layers.Layer):
             indices = random_indices(shape, grouping.units, self._random_scores).numpy()
         block = grouping.elements
         sizes = block, grouping.groups * block, product.outputs
-        own = self.layer.kernel_initializer
-        if isinstance(self.layer, keras.layers.EinsumDense):
-            own = with_axes(own, product.in_axes, product.out_axes)
+        own = self._own_initializer(product)
 
         def first_values(shape, dtype=None, **kwargs):
             values = compressed_values(
@@ -177,6 +175,12 @@ class Compressed(keras.layers.Layer):
         if product.bias_shape and getattr(self.layer, "use_bias", True):
             self._add_bias(product.bias_shape)
         self.built = True
+
+    def _own_initializer(self, product):
+        own = self.layer.kernel_initializer
+        if isinstance(self.layer, keras.layers.EinsumDense):
+            return with_axes(own, product.in_axes, product.out_axes)
+        return own
 
     def _add_bias(self, shape):
         self.bias = self.add_weight(
