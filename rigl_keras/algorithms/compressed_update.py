@@ -66,7 +66,7 @@ def new_indices(
         new = top_k_in_groups(scores, missing, where=tf.logical_not(stays))
         return places_of(tf.logical_or(stays, new), existing)
 
-    return by_parts(grown, state.indices.shape, state.units, tf.int32)
+    return by_parts(grown, state.indices.shape, state.units, dtype=tf.int32)
 
 
 def _noise(updater: Any, state: CompressedState) -> tf.Tensor:
@@ -77,7 +77,7 @@ def _noise(updater: Any, state: CompressedState) -> tf.Tensor:
         drawn = updater.noise_at(shape, state.seed, _first(start, state))
         return tf.gather(drawn, _rows(state.indices, start, groups), batch_dims=1)
 
-    return by_parts(noise, state.indices.shape, state.units, tf.float32)
+    return by_parts(noise, state.indices.shape, state.units, dtype=tf.float32)
 
 
 def _rows(values: tf.Tensor, start: Any, groups: int) -> tf.Tensor:

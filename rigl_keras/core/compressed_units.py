@@ -73,13 +73,14 @@ def random_indices(
         everywhere = tf.ones([groups, units], tf.bool)
         return places_of(top_k_in_groups(scores, shape[1], everywhere), shape[1])
 
-    return by_parts(chosen, shape, units, tf.int32)
+    return by_parts(chosen, shape, units, dtype=tf.int32)
 
 
 def by_parts(
     function: Callable[[Any, int], tf.Tensor],
     shape: Sequence[int],
     units: int,
+    *,
     dtype: tf.DType,
 ) -> tf.Tensor:
     """What a function makes of all groups, some of them at a time.

@@ -145,25 +145,11 @@ class Compressed(keras.layers.Layer):
             indices = random_indices(shape, grouping.units, self._random_scores).numpy()
         block = grouping.elements
         sizes = block, grouping.groups * block, product.outputs
-        own = self.layer.kernel_initializer
-        if isinstance(self.layer, keras.layers.EinsumDense):
-            own = with_axes(own, product.in_axes, product.out_axes)
-
-        def first_values(shape, dtype=None, **kwargs):
-            values = compressed_values(
-                self.initializer,
-                own,
-                indices,
-                shape=product.shape,
-                sizes=sizes,
-                seed=stateless_seed("init", self.seed),
-            )
-            return tf.cast(values, dtype or values.dtype)
 
         self.values = self.add_weight(
             name="kernel",
             shape=(*shape, block),
-            initializer=first_values,
+            initializer=self._first_values(product, indices, sizes),
             regularizer=self.layer.kernel_regularizer,
             constraint=self.layer.kernel_constraint,
         )
@@ -183,6 +169,25 @@ class Compressed(keras.layers.Layer):
                 constraint=self.layer.bias_constraint,
             )
         self.built = True
+
+    def _first_values(self, product, indices, sizes):
+        """An initializer of the weights that exist."""
+        own = self.layer.kernel_initializer
+        if isinstance(self.layer, keras.layers.EinsumDense):
+            own = with_axes(own, product.in_axes, product.out_axes)
+
+        def draw(shape, dtype=None, **kwargs):
+            values = compressed_values(
+                self.initializer,
+                own,
+                indices,
+                shape=product.shape,
+                sizes=sizes,
+                seed=stateless_seed("init", self.seed),
+            )
+            return tf.cast(values, dtype or values.dtype)
+
+        return draw
 
     def _grouping(self, product):
         try:

@@ -8,6 +8,7 @@ from tensorflow import keras
 
 import rigl_keras
 from rigl_keras import Compressed, Sparse
+from rigl_keras.analysis.hessian import hessian
 
 LAYERS = keras.layers
 PATTERN = "blocks(2, 1, 'inputs')"
@@ -267,7 +268,7 @@ def test_the_hessian_is_that_of_the_masked_model():
         for kernel in rigl_keras.sparse_kernels(model):
             mask = kernel.mask.numpy()
             kernel.assign(mask, tf.constant(mask * tiny.integers(mask.shape, 5) / 4))
-        matrix = rigl_keras.analysis.hessian(model, (x, y))
+        matrix = hessian(model, (x, y))
         found.append(np.sort(np.linalg.eigvalsh(matrix)))
     # In another order of the weights.
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
