@@ -67,8 +67,8 @@ class Compressed(keras.layers.Layer):
         layer,
         sparsity=DEFAULT_SPARSITY,
         initializer=None,
-        *,
         seed=None,
+        *,
         pattern="blocks(16, 1, 'inputs')",
         **kwargs,
     ):
@@ -145,23 +145,11 @@ class Compressed(keras.layers.Layer):
             indices = random_indices(shape, grouping.units, self._random_scores).numpy()
         block = grouping.elements
         sizes = block, grouping.groups * block, product.outputs
-        own = self._own_initializer(product)
-
-        def first_values(shape, dtype=None, **kwargs):
-            values = compressed_values(
-                self.initializer,
-                own,
-                indices,
-                shape=product.shape,
-                sizes=sizes,
-                seed=stateless_seed("init", self.seed),
-            )
-            return tf.cast(values, dtype or values.dtype)
 
         self.values = self.add_weight(
             name="kernel",
             shape=(*shape, block),
-            initializer=first_values,
+            initializer=self._first_values(product, indices, sizes),
             regularizer=self.layer.kernel_regularizer,
             constraint=self.layer.kernel_constraint,
         )
@@ -173,23 +161,33 @@ class Compressed(keras.layers.Layer):
             trainable=False,
         )
         if product.bias_shape and getattr(self.layer, "use_bias", True):
-            self._add_bias(product.bias_shape)
+            self.bias = self.add_weight(
+                name="bias",
+                shape=product.bias_shape,
+                initializer=self.layer.bias_initializer,
+                regularizer=self.layer.bias_regularizer,
+                constraint=self.layer.bias_constraint,
+            )
         self.built = True
 
-    def _own_initializer(self, product):
+    def _first_values(self, product, indices, sizes):
+        """An initializer of the weights that exist."""
         own = self.layer.kernel_initializer
         if isinstance(self.layer, keras.layers.EinsumDense):
-            return with_axes(own, product.in_axes, product.out_axes)
-        return own
+            own = with_axes(own, product.in_axes, product.out_axes)
 
-    def _add_bias(self, shape):
-        self.bias = self.add_weight(
-            name="bias",
-            shape=shape,
-            initializer=self.layer.bias_initializer,
-            regularizer=self.layer.bias_regularizer,
-            constraint=self.layer.bias_constraint,
-        )
+        def draw(shape, dtype=None, **kwargs):
+            values = compressed_values(
+                self.initializer,
+                own,
+                indices,
+                shape=product.shape,
+                sizes=sizes,
+                seed=stateless_seed("init", self.seed),
+            )
+            return tf.cast(values, dtype or values.dtype)
+
+        return draw
 
     def _grouping(self, product):
         try:

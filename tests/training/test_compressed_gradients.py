@@ -70,26 +70,29 @@ def test_only_the_step_that_is_asked_for_is_kept():
     x, y = tiny.data(24, 6, 8)
     train(model, attachment, x[:8], y[:8])
     assert not kept(attachment).any()
-    before = weights_of(model)
+    before, bias = weights_of(model), model.layers[0].bias.numpy()
     train(model, attachment, x[8:], y[8:], batch_size=8)
-    wanted = sums_of_units(x[8:16], y[8:16], before)
-    # The bias has moved in the first step.
-    assert kept(attachment).any()
-    model.layers[0].bias.assign(np.zeros(8))
-    assert kept(attachment).shape == wanted.shape
+    wanted = sums_of_units(x[8:16], y[8:16] - bias, before)
+    np.testing.assert_allclose(kept(attachment), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("samples", [16, 12, 9])
 def test_two_replicas_keep_the_gradient_of_the_whole_batch(samples):
+    if samples % 2 and tiny.IS_KERAS_3:
+        pytest.skip("Keras 3 adds up what its replicas are given")
     x, y = tiny.data(samples, 6, 8)
     with tiny.two_replicas().scope():
         model = one_layer(keras.optimizers.SGD(0.0))
         attachment = attached(model)
     before = weights_of(model)
     train(model, attachment, x, y)
-    np.testing.assert_allclose(
-        kept(attachment), sums_of_units(x, y, before), rtol=1e-5, atol=1e-6
-    )
+    # The loss is the mean of the two replicas' own.
+    half = (samples + 1) // 2
+    parts = [
+        sums_of_units(x[part], y[part], before) / 2
+        for part in (slice(half), slice(half, None))
+    ]
+    np.testing.assert_allclose(kept(attachment), sum(parts), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not tiny.IS_KERAS_3, reason="only Keras 3 accumulates gradients")
@@ -170,10 +173,11 @@ def test_gradients_of_the_users_own_change_no_update(every, compiled):
     assert_same(other, model)
 
 
+@pytest.mark.slow
 def test_measuring_gradient_flow_changes_no_update():
     models = [mlp("compressed"), mlp("compressed"), mlp("masked")]
     x, y = tiny.data(8)
-    flow = rigl_keras.GradientFlow((x, y), update_freq=1)
+    flow = rigl_keras.GradientFlow((x, y), every=1)
     for model, callbacks in zip(models, [[], [flow], []], strict=True):
         tiny.fit(model, tiny.forever(RigL), *callbacks)
     assert_same(models[1], models[0])
@@ -191,6 +195,7 @@ def test_trained_as_the_masked_model(options):
     assert any((after[path] != mask).any() for path, mask in start.items())
 
 
+@pytest.mark.filterwarnings("ignore:RigL. no mask update at step:UserWarning")
 def test_a_step_that_loss_scaling_skips_leaves_nothing():
     keras.mixed_precision.set_global_policy("mixed_float16")
     masks = []
