@@ -40,6 +40,7 @@ from rigl_keras.compat.optimizers import (
     gradient_accumulators,
     innermost_optimizer,
     learning_rate,
+    loss_scale,
     set_gradient_hook,
 )
 from rigl_keras.compat.variables import (
@@ -86,6 +87,7 @@ __all__ = [
     "is_subclassed_model",
     "keras_version",
     "learning_rate",
+    "loss_scale",
     "map_initial_value",
     "needs_deterministic_ops",
     "pass_over_in_logs",

@@ -164,6 +164,14 @@ def batch_counter(optimizer):
     return innermost_optimizer(optimizer)._iterations
 
 
+def loss_scale(optimizer):
+    """By what loss scaling multiplies gradients in the backward pass; 1 without it."""
+    if innermost_optimizer(optimizer) is optimizer:
+        return tf.constant(1.0)
+    scaled = optimizer.scale_loss if IS_KERAS_3 else optimizer.get_scaled_loss
+    return tf.cast(scaled(tf.constant(1.0)), tf.float32)
+
+
 def gradient_accumulators(optimizer):
     """The variables in which gradients add up to a step's."""
     return getattr(innermost_optimizer(optimizer), "_accumulated_gradients", [])

@@ -137,7 +137,7 @@ class KeptGradients(NamedTuple):
     Attributes:
       units: float32 [groups, units], of all units, summed over their elements; a tensor
         or, where it is large, the variable.
-      existing: of the weights that exist.
+      existing: of the weights that exist, regularisers included.
     """
 
     units: Any
@@ -213,10 +213,12 @@ class TrainedCompressedKernel:
         """The gradient as it is: there is none but of weights that exist."""
         return gradient
 
-    def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
-        """Keeps that of the weights that exist; the tap has kept those of all units."""
+    def keep(
+        self, gradient: tf.Tensor, added: Callable[..., tf.Tensor], scale: tf.Tensor
+    ) -> None:
+        """Keeps that of the weights that exist, as large as the tap's of all units."""
         own = self._own_gradient
-        own.assign(added(tf.convert_to_tensor(own), gradient))
+        own.assign(added(tf.convert_to_tensor(own), scale * gradient))
 
     def listen(self, is_asked: Callable[[], Any] | None) -> None:
         """Has the layer's backward pass keep the gradients of all units when asked."""

@@ -82,7 +82,8 @@ class CompressedState(NamedTuple):
       gradient: float32 [groups, units], the gradients of all units, each the sum over
         its elements; None where the algorithm asks for none.
       seed: see `KernelState`.
-      own_gradient: that of `weights`, or None likewise.
+      own_gradient: that of `weights`, or None likewise. Regularisers, which only
+        weights that exist have any, are included here and not in `gradient`.
     """
 
     weights: tf.Tensor
@@ -123,11 +124,13 @@ class CompressedState(NamedTuple):
           groups: int, how many.
         """
         rows = tf.range(groups) + tf.cast(start, tf.int32)
+        own: Any = self.own_gradient
         gradient = None if self.gradient is None else tf.gather(self.gradient, rows)
         return self._replace(
             weights=tf.gather(self.weights, rows),
             indices=tf.gather(self.indices, rows),
             gradient=gradient,
+            own_gradient=None if own is None else tf.gather(own, rows),
         )
 
     def in_units(self, first: int | tf.Tensor) -> KernelState:
@@ -137,10 +140,15 @@ class CompressedState(NamedTuple):
           first: how many units of the kernel come before these.
         """
         exists = self.spread(tf.ones(self.indices.shape, tf.int32))
+        exists = tf.cast(exists, tf.bool)
+        gradient = self.gradient
+        if gradient is not None and self.own_gradient is not None:
+            own = self.spread(self.sums(self.own_gradient))
+            gradient = tf.where(exists, own, gradient)
         return KernelState(
             self.spread(self.sums(self.weights)),
-            tf.cast(exists, tf.bool),
-            self.gradient,
+            exists,
+            gradient,
             self.seed,
             first=first,
         )

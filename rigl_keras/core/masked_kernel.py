@@ -180,12 +180,15 @@ class TrainedKernel(Protocol):
           gradient: the gradient with respect to `variable`.
         """
 
-    def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
+    def keep(
+        self, gradient: tf.Tensor, added: Callable[..., tf.Tensor], scale: tf.Tensor
+    ) -> None:
         """Keeps the gradient of a training step, where it passes the optimizer.
 
         Args:
           gradient: a replica's part of the gradient with respect to `variable`.
           added: function `(kept, gradient) -> what is to be kept`.
+          scale: how many times as large gradients are in the backward pass.
         """
 
     def listen(self, is_asked: Callable[[], Any] | None) -> None:
@@ -282,7 +285,9 @@ class MaskedKernel:
         """The gradient with zeros off the mask."""
         return masked(gradient, compat.raw(self._mask))
 
-    def keep(self, gradient: tf.Tensor, added: Callable[..., tf.Tensor]) -> None:
+    def keep(
+        self, gradient: tf.Tensor, added: Callable[..., tf.Tensor], scale: tf.Tensor
+    ) -> None:
         """Keeps the dense gradient."""
         kept: Any = self.gradient_variable
         kept.assign(added(tf.convert_to_tensor(kept), gradient))

@@ -45,7 +45,8 @@ class Compressed(keras.layers.Layer):
         kernel; "unit_scaled" or "layer_scaled" draw for the weights that exist, see
         `sparsify`.
       seed: int, for the places and values of the weights. None draws one from NumPy's
-        global generator, which `keras.utils.set_random_seed` sets.
+        global generator, which `keras.utils.set_random_seed` sets. An initializer of
+        the layer that does not scale by fans, such as `RandomNormal`, has its own.
       pattern: `rigl_keras.patterns.Blocks(n, 1, balanced="inputs")` or its text: blocks
         of n consecutive inputs of one output, equally many for each n inputs.
       **kwargs: of `keras.layers.Layer`, such as `name`.
@@ -67,8 +68,8 @@ class Compressed(keras.layers.Layer):
         layer,
         sparsity=DEFAULT_SPARSITY,
         initializer=None,
-        seed=None,
         *,
+        seed=None,
         pattern="blocks(16, 1, 'inputs')",
         **kwargs,
     ):

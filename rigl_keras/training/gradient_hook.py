@@ -201,10 +201,12 @@ class GradientHook:
         now = tf.where(are_whole, now, _NEVER)
         are_here = [id(kernel.variable) in dense for kernel in self._kernels]
         self._kept_at.assign(tf.where(np.array([*are_here, True]), now, kept_at))
+        scale = compat.loss_scale(self._optimizer) * count
         for kernel in self._kernels:
             if id(kernel.variable) in dense:
                 share = _share_of_replica(dense[id(kernel.variable)], summed) / count
-                kernel.keep(share, functools.partial(self._added, is_first=is_first))
+                added = functools.partial(self._added, is_first=is_first)
+                kernel.keep(share, added, scale)
 
     def _added(
         self, kept: tf.Tensor, gradient: tf.Tensor, *, is_first: tf.Tensor | bool

@@ -8,7 +8,7 @@ from tensorflow import keras
 from rigl_keras import compat
 from rigl_keras.common.checks import check_not_negative
 from rigl_keras.core.kernels import masked
-from rigl_keras.core.masks import masks_by_weight
+from rigl_keras.core.masks import masks_by_weight, sparse_kernels
 
 
 def regularize_gradient(model: Any, weight: float) -> "GradientRegularized":
@@ -35,14 +35,20 @@ def regularize_gradient(model: Any, weight: float) -> "GradientRegularized":
 
     Raises:
       TypeError: when `model` is no model of the Keras in use.
-      ValueError: for a model of another kind, a weight out of range or several
-        replicas.
+      ValueError: for a model of another kind or with `Compressed` layers, a weight out
+        of range or several replicas.
 
     Source: `training.gradient_regularization` of the TF2 code of Evci et al. 2022.
     """
     weight = check_not_negative("weight", weight)
     compat.check_layer(model, "a model")
     inputs, outputs = _inputs_and_outputs(model)
+    if any(kernel.is_compressed for kernel in sparse_kernels(model)):
+        raise ValueError(
+            f"Model {model.name!r} has Compressed layers, which see what grows in one "
+            "backward pass, and the penalty takes two. Use the masked model, "
+            "rigl_keras.decompress(model)."
+        )
     for strategy in (model.distribute_strategy, tf.distribute.get_strategy()):
         _check_one_replica(strategy)
     regularized = GradientRegularized(inputs, outputs, name=model.name)

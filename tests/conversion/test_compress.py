@@ -272,3 +272,20 @@ def test_the_hessian_is_that_of_the_masked_model():
         found.append(np.sort(np.linalg.eigvalsh(matrix)))
     # In another order of the weights.
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regularizer", ["L1", "L2"])
+def test_masks_change_as_masked_ones_do_also_with_regularisers(regularizer):
+    make = getattr(keras.regularizers, regularizer)
+    model = tiny.mlp(kernel_regularizer=make(2.0))
+    tiny.set_integer_weights(model, 4.0)
+    options = {"pattern": "blocks(2, 1, 'inputs')", "verbose": False}
+    options["distribution"] = {"hidden/kernel": 0.5, "out/kernel": 1 / 3}
+    masks = []
+    for storage in ("masked", "compressed"):
+        sparse = rigl_keras.sparsify(model, storage=storage, **options)
+        tiny.compiled(sparse, keras.optimizers.SGD(2.0**-6))
+        tiny.fit(sparse, tiny.forever(rigl_keras.RigL, 2))
+        masks.append(rigl_keras.get_masks(sparse))
+    tiny.assert_same_masks(*masks)

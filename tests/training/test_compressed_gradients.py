@@ -41,7 +41,7 @@ def train(model, attachment, x, y, batch_size=None):
 
 def kept(attachment):
     with attachment._strategy.scope():
-        return attachment.kernels[0].kept_gradient().numpy()
+        return attachment.kernels[0].kept_gradient().units.numpy()
 
 
 def sums_of_units(x, y, kernel):

@@ -10,6 +10,8 @@ LAYERS = keras.layers
 RATE = 0.125
 JIT = [False, True, "auto" if tiny.IS_KERAS_3 else None]
 
+BLOCKS = "blocks(2, 1, 'inputs')"
+
 
 def linear(l2=0.5, sparsity=0.5):
     """A linear layer [6, 3] without bias, with small weights and L2."""
@@ -313,6 +315,12 @@ def test_several_replicas_are_refused():
             regularize_gradient(model, 0.5)
     with pytest.raises(ValueError, match="one replica"):
         regularize_gradient(model, 0.5)
+
+
+def test_compressed_kernels_are_refused():
+    layer = rigl_keras.Compressed(keras.layers.Dense(4), 0.5, pattern=BLOCKS)
+    with pytest.raises(ValueError, match="decompress"):
+        regularize_gradient(keras.Sequential([keras.Input((4,)), layer]), 0.5)
 
 
 def test_without_anything_to_train_there_is_no_penalty():
