@@ -32,7 +32,11 @@ class Countdown:
     @property
     def ends_now(self) -> bool:
         """True when the execution that now begins is the last to wait for."""
-        return self._executions <= 1
+        return self.ends_within(1)
+
+    def ends_within(self, executions: int) -> bool:
+        """True when so many executions, with the one that now begins, are the last."""
+        return self._executions <= executions
 
     def passed(self) -> bool:
         """Counts an execution; True when nothing is left to wait for."""

@@ -76,6 +76,8 @@ def compressed_combinations():
             continue
         is_default = name == "rigl" or (name, way) == ("set", "compressed, plain")
         own = [] if is_default else [pytest.mark.release]
+        if way not in ("compressed, plain", "compressed, two replicas"):
+            own.append(pytest.mark.one_keras)
         # Most train twice, once to compare with.
         yield pytest.param(name, way, marks=[pytest.mark.slow, *own])
 

@@ -13,7 +13,7 @@ from rigl_keras.common.seeding import stateless_seed
 from rigl_keras.core.initial_masks import shuffled_mask
 from rigl_keras.patterns import from_text
 
-pytestmark = pytest.mark.both_kerases
+pytestmark = pytest.mark.one_keras
 
 LAYERS = keras.layers
 PATTERNS = [

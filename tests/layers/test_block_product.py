@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from rigl_keras.layers.block_product import block_product
 
+pytestmark = pytest.mark.one_keras
 MODES = pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "xla"])
 
 
