@@ -283,7 +283,7 @@ def subclassed():
             "nothing to make sparse",
         ),
         (subclassed, "cannot be copied"),
-        (lambda: tiny.sparsify(tiny.mlp()), "Sparse layers already"),
+        (lambda: tiny.sparsify(tiny.mlp()), "sparse layers already"),
         (lambda: keras.Sequential([keras.Input((3,)), Sparse(LAYERS.Dense(2))]), "al"),
     ],
 )

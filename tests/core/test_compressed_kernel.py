@@ -283,4 +283,4 @@ def test_the_kept_gradient_is_of_units_and_is_forgotten():
     assert trained.gradient_variable.shape == (3, 5)
     trained.gradient_variable.assign(tf.fill((3, 5), np.float32(np.nan)))
     trained.forget()
-    assert not trained.kept_gradient().numpy().any()
+    assert not trained.kept_gradient().units.numpy().any()

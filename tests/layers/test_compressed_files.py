@@ -69,9 +69,9 @@ def test_a_saved_model_is_loaded_and_trains_on(tmp_path, file):
     if tiny.IS_KERAS_3 and file == "model.h5":
         # Its optimizer, built on no variables, would train no model.
         tiny.compiled(loaded)
-    fit(loaded, tiny.forever())
+    fit(loaded, tiny.forever(seed=1))
     before, after = rigl_keras.get_masks(model), rigl_keras.get_masks(loaded)
-    assert (before["hidden/kernel"] != after["hidden/kernel"]).any()
+    assert any((mask != after[path]).any() for path, mask in before.items())
     assert tiny.counts(loaded) == tiny.counts(model)
 
 
