@@ -13,6 +13,9 @@ pytestmark = pytest.mark.one_keras
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
 
+# Building the networks takes half a minute, and what is counted seldom changes.
+pytestmark = pytest.mark.release
+
 
 @pytest.fixture(scope="module")
 def resnet50():
@@ -120,7 +123,6 @@ def test_the_sizes_of_the_sparsest_resnet50s_follow_from_their_weights(resnet50)
     assert found == pytest.approx(size, abs=4)
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("key", published_costs.MOBILENET_V1)
 def test_mobilenet_v1s_cost_what_was_published(mobilenet_v1, key):
     counted = mobilenet_v1[key].published

@@ -10,6 +10,7 @@ from tensorflow import keras
 import rigl_keras
 from rigl_keras import Compressed, Sparse
 
+pytestmark = pytest.mark.one_keras
 LAYERS = keras.layers
 INITIALIZERS = keras.initializers
 

@@ -137,6 +137,7 @@ def test_outputs_and_gradients_are_those_of_the_dense_layer(make, shape):
         np.testing.assert_allclose(actual, wanted, **tolerance)
 
 
+@pytest.mark.one_keras
 @IN_ORDER
 def test_the_mask_and_the_kernel_are_where_the_indices_say(make, shape):
     compressed, _ = pair(make, shape)

@@ -48,7 +48,12 @@ def marked(method):
     in_both = {"pruning", "rigl, skipping", "rigl, compressed", "magnitude, then set"}
     marks = [pytest.mark.both_kerases if method in in_both else pytest.mark.one_keras]
     # As others, but for what ranks; or trained in a test of its own.
-    if method in ("snfs", "global pruning", "snip, gradient penalty"):
+    if method in (
+        "snfs",
+        "global pruning",
+        "snip, gradient penalty",
+        "grasp, metainit",
+    ):
         marks.append(pytest.mark.release)
     return pytest.param(method, marks=marks)
 

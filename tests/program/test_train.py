@@ -269,7 +269,7 @@ def last_step(logdir):
     return max([int(p.stem[5:]) for p in logdir.glob("ckpt-[0-9]*.index")], default=0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.one_keras
 def test_a_folder_is_one_processs_and_a_signal_ends_it_in_one_line(tmp_path):
     logdir = tmp_path / "run"
