@@ -89,9 +89,6 @@ SHAPES = {
 # One of each kind in the default tier.
 USUAL = (
     "LSTM",
-    "GRU",
-    "cells",
-    "Bidirectional of two",
     "TimeDistributed",
     "ConvLSTM1D",
 )

@@ -27,7 +27,7 @@ def modes_and_types(types):
             mode,
             dtype,
             marks=pytest.mark.release
-            if mode != "eager" and dtype not in ("bfloat16", "float32", "int32")
+            if mode != "eager" and dtype not in ("float32", "int32")
             else (),
         )
         for mode in MODES

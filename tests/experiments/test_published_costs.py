@@ -9,12 +9,10 @@ from experiments.costs import published as published_costs
 from rigl_keras.common import tables
 from rigl_keras.costs import counting
 
-pytestmark = pytest.mark.one_keras
+# Building the networks takes half a minute, and what is counted seldom changes.
+pytestmark = [pytest.mark.one_keras, pytest.mark.release]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
-
-# Building the networks takes half a minute, and what is counted seldom changes.
-pytestmark = pytest.mark.release
 
 
 @pytest.fixture(scope="module")

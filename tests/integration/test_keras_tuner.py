@@ -74,7 +74,7 @@ def test_trials_are_trained_by_copies_of_a_callback(tmp_path):
     assert isinstance(rigl_keras.strip(best), keras.Sequential)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_hypermodel_makes_its_callback_of_hyperparameters(tmp_path):
     tuner = searched(WithItsOwnCallback(), tmp_path)
     for trial in tuner.oracle.trials.values():

@@ -54,12 +54,15 @@ def train(model, *callbacks, **options):
     return model.fit(x, y, callbacks=list(callbacks), **options)
 
 
+def marks(name):
+    if name.startswith(("adamw", "adagrad")):
+        return pytest.mark.release
+    return pytest.mark.slow if "jit" in name else ()
+
+
 @pytest.mark.parametrize(
     "training",
-    [
-        pytest.param(name, marks=pytest.mark.slow if "jit" in name else ())
-        for name in sorted(TRAININGS)
-    ],
+    [pytest.param(name, marks=marks(name)) for name in sorted(TRAININGS)],
 )
 def test_weights_and_slots_off_the_masks_stay_as_new(training):
     make, options, callback = TRAININGS[training]

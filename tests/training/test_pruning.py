@@ -256,6 +256,7 @@ def test_a_callback_that_restores_the_step_is_followed():
     assert counts == [24] * 7 + [12, 12]
 
 
+@pytest.mark.release
 def test_steps_in_one_execution_train_as_steps_alone():
     alone, together = dense_mlp(), dense_mlp(steps_per_execution=2)
     for model in (alone, together):
