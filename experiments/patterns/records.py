@@ -42,9 +42,10 @@ def _record(run, result):
     command = shlex.join(["python", *run.command(None)[1:]])
     record = {"cell": run.cell.name, "seed": run.seed, "command": command} | result
     # Where the runs and their data lay says nothing, and is not for others to read.
-    lines = record["config"].splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("data.data_dir =")]
-    record["config"] = "".join(kept)
+    if "config" in record:
+        lines = record["config"].splitlines(keepends=True)
+        kept = [line for line in lines if not line.startswith("data.data_dir =")]
+        record["config"] = "".join(kept)
     return {name: _without_folder(value, folder) for name, value in record.items()}
 
 
